@@ -1,0 +1,35 @@
+# Everything runs in .venv, which the first target that needs it makes.
+PYTHON ?= python3
+BIN := .venv/bin
+MINUTES ?= 1
+
+.PHONY: setup demo test check bench results clean
+
+setup: .venv/ready
+
+.venv/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: setup ## a click stream joined, learned, indexed and ranked, in one process
+	$(BIN)/instep demo --minutes $(MINUTES)
+
+test: setup ## every test and every example in the docs
+	$(BIN)/python -m pytest
+
+check: setup ## lint, format, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: setup ## what we claim about speed, into build/bench.json
+	$(BIN)/python -m benchmarks
+
+results: setup ## the figures of docs/results.md; takes about an hour
+	$(BIN)/python -m benchmarks.study
+
+clean:
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

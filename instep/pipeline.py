@@ -1,0 +1,236 @@
+"""The whole loop in one process: events joined, learned, published, indexed, over the same protocols as the services.
+
+Each part has its log between it and the next, as on Kafka; only that these logs are in memory and forget what was read.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+
+from indexer.index import MemoryIndex
+from indexer.refresh import refresh
+from instep.settings import Settings
+from stream.events import Version, encode_sample
+from stream.join import Dead, Joiner
+from stream.log import MemoryLog, Record, Source
+from trainer import checkpoint
+from trainer.learner import Learner
+from trainer.loop import Loop, Step, crossed
+from trainer.publication import Assembler
+
+log = logging.getLogger(__name__)
+
+DEAD_AT_LEAST = 1_000
+"""Dead records before their share can stop the loop."""
+
+
+class TooManyDeadError(RuntimeError):
+    """So much of the log cannot be used that learning from the rest would be wrong."""
+
+
+class _Saved(Struct):
+    """What a checkpoint holds besides the model: where everything stands in its input."""
+
+    version: Version
+    at_ms: int
+    samples: dict[int, int]
+    """Next samples to learn."""
+    waiting: list[tuple[int, int, bytes]]
+    """Samples joined and not learned yet: partition, offset, value."""
+    joined: dict[int, int]
+    """Next samples to write."""
+    n_samples: int
+    n_candidates: int
+
+
+class Pipeline:
+    """Joiner, trainer and indexer of one event log.
+
+    Parameters
+    ----------
+    source
+        The events, with ``settings.stream.partitions`` partitions; it is moved to where the joiners are.
+    path
+        Folder for checkpoints; if there is a whole one, it is gone on from. None keeps none.
+    on_step
+        Called with each batch that was learned.
+
+    Raises
+    ------
+    DamagedCheckpoint, ValueError
+        If checkpoints are there but none is whole, or they are of other settings.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        source: Source,
+        path: Path | None = None,
+        on_step: Callable[[Step], None] | None = None,
+        refresh_every: int = 1,
+    ) -> None:
+        self.settings = settings
+        self.source = source
+        self.index = MemoryIndex()
+        self.model = MemoryLog(1)
+        self.dead: Counter[str] = Counter()
+        self.last_dead: Dead | None = None
+        self.n_candidates = 0
+        self._path = path
+        self._on_step = on_step
+        self.on_save: Callable[[], None] | None = None
+        """Called before a checkpoint is written, to save what must not be behind it."""
+        self._config = replace(settings.learner_config(), refresh_every=refresh_every)
+        self._published = self.model.source()
+        self._assembler = Assembler()
+        found = checkpoint.load(path) if path is not None and checkpoint.names(path) else None
+        self.resumed_at: Version | None = None
+        if found is None:
+            partitions = range(settings.stream.partitions)
+            self.learner = Learner(self._config, settings.trainer.capacity)
+            self.joiners = {
+                p: Joiner(settings.join_rules(), settings.fields, p) for p in partitions
+            }
+            self.samples = MemoryLog(len(partitions))
+            saved = _Saved(Version(0, 0), 0, dict.fromkeys(partitions, 0), [], {}, 0, 0)
+        else:
+            saved = self._resume(found)
+            self.resumed_at = saved.version
+        self.n_candidates = saved.n_candidates
+        self.loop = Loop(
+            self.learner,
+            self.samples.source(),
+            self.model.sink(),
+            saved.samples,
+            settings.loop_rules(),
+            epoch=saved.version.epoch,
+            at_ms=saved.at_ms,
+            on_step=self._stepped,
+        )
+        self.loop.n_samples = saved.n_samples
+        self._saved_ms = saved.at_ms
+        self._sink = self.samples.sink()
+        source.seek({p: joiner.next_offset for p, joiner in self.joiners.items()})
+
+    def pump(self, max_records: int = 512) -> int:
+        """Read some events and let them have all their effects; returns how many there were.
+
+        Raises
+        ------
+        TooManyDeadError
+            When a share of records above ``stream.max_dead`` cannot be used.
+        """
+        records = self.source.poll(max_records)
+        for record in records:
+            self._join(record)
+        self._sink.commit()
+        while self.loop.poll():
+            pass
+        self.samples.trim(self.loop.offsets)
+        self.publish()
+        if self._path is not None and crossed(
+            self._saved_ms, self.loop.at_ms, self.settings.trainer.checkpoint_ms
+        ):
+            self.save()
+        return len(records)
+
+    def finish(self) -> None:
+        """The log has ended: learn the batch that waits, publish, and save."""
+        while self.loop.poll(end=True):
+            pass
+        self.samples.trim(self.loop.offsets)
+        if self.loop.n_samples:
+            self.loop.publish()
+        self.publish()
+        if self._path is not None:
+            self.save()
+
+    def publish(self) -> None:
+        """Bring the index up to what the trainer has published."""
+        for record in self._published.poll(1 << 30):
+            publication = self._assembler.add(record.key, record.value)
+            if publication is not None:
+                self.index.apply(refresh(publication, self.learner.table.planes))
+        self.model.trim(self._published.offsets)
+
+    def counts(self) -> Counter[str]:
+        """What became of every record, over all partitions."""
+        return sum((Counter(j.counts) for j in self.joiners.values()), Counter())
+
+    def save(self) -> str:
+        """Write a checkpoint; returns its name."""
+        assert self._path is not None
+        if self.on_save is not None:
+            self.on_save()
+        self._saved_ms = self.loop.at_ms
+        waiting: list[Record] = []
+        for p, start in self.loop.offsets.items():
+            waiting += self.samples.read(p, start, 1 << 30)
+        saved = _Saved(
+            version=self.loop.version,
+            at_ms=self.loop.at_ms,
+            samples=self.loop.offsets,
+            waiting=[(r.partition, r.offset, r.value) for r in waiting],
+            joined=dict(self.samples.end()),
+            n_samples=self.loop.n_samples,
+            n_candidates=self.n_candidates,
+        )
+        joiners = {p: joiner.snapshot() for p, joiner in self.joiners.items()}
+        blobs = {"place": msgspec.msgpack.encode(saved), "joiners": msgspec.msgpack.encode(joiners)}
+        manifest = {
+            "version": self.loop.version,
+            "settings": msgspec.to_builtins(self.settings),
+            "journal": self.loop.journal,
+        }
+        keep = self.settings.trainer.keep
+        return checkpoint.save(self._path, self.learner.state(), manifest, blobs, keep=keep)
+
+    def _resume(self, found: checkpoint.Checkpoint) -> _Saved:
+        then = msgspec.convert(found.manifest["settings"], Settings)
+        for part in ("features", "stream", "model"):
+            if getattr(then, part) != getattr(self.settings, part):
+                raise ValueError(
+                    f"checkpoint {found.name}: expected the same [{part}] settings as it was made with, got others"
+                )
+        saved = msgspec.msgpack.decode(found.blobs["place"], type=_Saved)
+        self.learner = Learner.restore(
+            self._config, found.tensors, self.settings.trainer.capacity
+        )
+        snapshots = msgspec.msgpack.decode(found.blobs["joiners"], type=dict[int, dict[str, bytes]])
+        rules, fields = self.settings.join_rules(), self.settings.fields
+        self.joiners = {p: Joiner.restore(rules, fields, p, s) for p, s in snapshots.items()}
+        self.samples = MemoryLog(len(self.joiners), start=saved.samples)
+        for p, _, value in saved.waiting:
+            self.samples.append(p, b"", value)
+        log.info("resumed checkpoint=%s n_waiting=%d", found.name, len(saved.waiting))
+        return saved
+
+    def _join(self, record: Record) -> None:
+        for out in self.joiners[record.partition].apply(record):
+            if isinstance(out, Dead):
+                self._bury(out)
+            else:
+                self._sink.write(record.partition, record.key, encode_sample(out))
+
+    def _bury(self, dead: Dead) -> None:
+        self.dead[dead.reason] += 1
+        self.last_dead = dead
+        n_dead = self.dead.total()
+        n_in = sum(j.counts["in"] for j in self.joiners.values()) if n_dead >= DEAD_AT_LEAST else 0
+        if n_dead >= DEAD_AT_LEAST and n_dead > self.settings.stream.max_dead * n_in:
+            raise TooManyDeadError(
+                f"events {dead.partition}:{dead.offset}: expected at most {self.settings.stream.max_dead:.0%} unusable "
+                f"records, got {n_dead} of {n_in}; the last: {dead.detail}"
+            )
+
+    def _stepped(self, step: Step) -> None:
+        self.n_candidates += step.batch.n_candidates
+        if self._on_step is not None:
+            self._on_step(step)

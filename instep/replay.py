@@ -1,0 +1,148 @@
+"""A log through the whole loop as fast as it can: what a model would have scored, had it run live."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from instep.pipeline import Pipeline
+from instep.scorebook import Records, Scorebook
+from instep.settings import Settings
+from stream.files import FileSource
+from trainer.checkpoint import weights_sha256
+from trainer.intervals import standard_errors
+from trainer.loop import Step
+from trainer.scores import metrics
+
+N_WINDOWS = 20
+
+
+@dataclass(frozen=True)
+class Refresh:
+    """How codes are held back, to see what that costs: ``every`` so many steps, or ``frozen`` after a part of the log."""
+
+    every: int = 1
+    frozen: float | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Refresh:
+        """Read ``every:N`` or ``frozen:FRACTION``.
+
+        >>> Refresh.parse("every:100"), Refresh.parse("frozen:0.5")
+        (Refresh(every=100, frozen=None), Refresh(every=1, frozen=0.5))
+        """
+        if (m := re.fullmatch(r"every:([1-9]\d{0,8})", text)) is not None:
+            return cls(every=int(m[1]))
+        if (m := re.fullmatch(r"frozen:(0(?:\.\d+)?|1(?:\.0+)?)", text)) is not None:
+            return cls(frozen=float(m[1]))
+        raise ValueError(f"--refresh: expected every:N or frozen:FRACTION (0 to 1), got {text!r}")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a replay has come."""
+
+    bytes_done: int
+    bytes_total: int
+    n_candidates: int
+    at_ms: int
+    recent: dict[str, float]
+    """Metrics of the last candidates."""
+
+
+def replay(
+    log: Path,
+    settings: Settings,
+    out: Path,
+    *,
+    checkpoint: Path | None = None,
+    refresh: Refresh | None = None,
+    poll: int = 512,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> dict[str, Any]:
+    """Run the loop over a log and write ``out/metrics.json``.
+
+    Parameters
+    ----------
+    log
+        Events: a file or folder as ``stream.files`` reads them.
+    checkpoint
+        Folder; if it holds a checkpoint of an earlier run of the same log, this goes on from there.
+    poll
+        Records read at a time; the result does not depend on it.
+
+    Returns
+    -------
+    What was written, see ``summary``.
+    """
+    refresh = refresh or Refresh()
+    out.mkdir(parents=True, exist_ok=True)
+    source = FileSource(log, settings.stream.partitions)
+    end = source.end() if refresh.frozen is not None else {}
+
+    def stepped(step: Step) -> None:
+        book.add(step)
+        if refresh.frozen is not None:
+            origin = step.samples[-1].origin
+            pipeline.learner.frozen = origin.offset >= refresh.frozen * end[origin.partition]
+
+    pipeline = Pipeline(settings, source, checkpoint, stepped, refresh_every=refresh.every)
+    book = Scorebook(out / "scores.bin", pipeline.n_candidates)
+    pipeline.on_save = book.flush
+    pipeline.learner.frozen = pipeline.learner.frozen or refresh.frozen == 0
+    while pipeline.pump(poll):
+        if on_progress is not None:
+            tail = book.tail(20_000)
+            recent = metrics(tail["p"], tail["label"], tail["user"]) if len(tail) else {}
+            on_progress(
+                Progress(
+                    source.bytes_done, source.bytes_total, pipeline.n_candidates, pipeline.loop.at_ms, recent
+                )
+            )
+    pipeline.finish()
+    found = summary(pipeline, book.records())
+    (out / "metrics.json").write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
+    return found
+
+
+def summary(pipeline: Pipeline, records: Records) -> dict[str, Any]:
+    """Progressive metrics of a run, in total and in windows of equally many candidates, with standard errors by user."""
+    settings = pipeline.settings
+    columns = (records["p"], records["label"], records["user"])
+    windows = []
+    for part in np.array_split(np.arange(len(records)), min(N_WINDOWS, max(1, len(records) // 500))):
+        chosen = tuple(c[part] for c in columns)
+        at_ms = int(records["at_ms"][part[-1]]) if len(part) else 0
+        windows.append({"until_ms": at_ms, **metrics(*chosen), "errors": standard_errors(*chosen)})
+    return _finite(
+        {
+            "model": settings.model.unit,
+            "seed": settings.model.seed,
+            **metrics(*columns),
+            "errors": standard_errors(*columns),
+            "version": str(pipeline.loop.version),
+            "weights_sha256": weights_sha256(pipeline.learner.state()),
+            "samples": pipeline.loop.n_samples,
+            "counts": dict(pipeline.counts()),
+            "bad_batches": pipeline.learner.n_bad,
+            "threads": settings.trainer.threads,
+            "windows": windows,
+        }
+    )
+
+
+def _finite(value: Any) -> Any:
+    """The same with null for what is undefined: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_finite(v) for v in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value

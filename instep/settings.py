@@ -1,0 +1,231 @@
+"""``instep.toml``: everything that can be set, its default and its bounds. Read by entry points; the core sees values only."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from stream.fields import Feature, Fields
+from stream.join import JoinRules
+from trainer.learner import LearnerConfig
+from trainer.loop import LoopRules
+from trainer.model.ctr import Shape
+
+Ms = Annotated[int, Meta(ge=1, le=10**12)]
+Ratio = Annotated[float, Meta(gt=0, le=10)]
+
+DAY_MS = 86_400_000
+
+
+class SettingsError(ValueError):
+    """A setting that cannot be: where, what was expected, what came."""
+
+
+class StreamSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[stream]: the log and the join."""
+
+    partitions: Annotated[int, Meta(ge=1, le=4096)] = 4
+    windows: dict[str, Ms] = {"click": 60_000}
+    """Attribution window in ms of each action kind that is a label. The first is what the model ranks by."""
+    lateness_ms: Annotated[int, Meta(ge=0, le=10**12)] = 5_000
+    """How far events may be out of order."""
+    max_jump_ms: Ms = 3_600_000
+    """How far one record may push event time."""
+    max_history: Annotated[int, Meta(ge=1, le=65_536)] = 2_048
+    history_ttl_ms: Ms = 90 * DAY_MS
+    policy: Literal["window", "eager"] = "window"
+    """When a sample is learned: when its windows have passed, or at once and again when the click comes."""
+    history_kinds: tuple[str, ...] = ("click",)
+    """Action kinds that become behaviours."""
+    max_dead: Annotated[float, Meta(gt=0, le=1)] = 0.2
+    """The share of unusable records above which the loop stops."""
+
+
+class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[model]: the network and how it learns."""
+
+    unit: Literal["eta", "exact", "category", "full", "short", "average"] = "eta"
+    dim: Annotated[int, Meta(ge=4, le=512)] = 32
+    heads: Annotated[int, Meta(ge=1, le=64)] = 4
+    mlp: tuple[Annotated[int, Meta(ge=1, le=8192)], ...] = (200, 80)
+    short: Annotated[int, Meta(ge=1, le=256)] = 16
+    top_k: Annotated[int, Meta(ge=1, le=1024)] = 48
+    bits: Literal[64, 128, 192, 256] = 64
+    coded: Annotated[int, Meta(ge=1, le=8)] = 2
+    """How many item fields have codes: 1 is the item's id alone, 2 the id and the category."""
+    seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
+    row_lr: Ratio = 0.05
+    lr: Ratio = 0.002
+    init_std: Ratio = 0.05
+    admit_after: Annotated[int, Meta(ge=1, le=255)] = 1
+    born_from_category: bool = True
+
+
+class TrainerSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[trainer]: batches, publications, checkpoints; all in event time."""
+
+    batch_samples: Annotated[int, Meta(ge=1, le=65_536)] = 16
+    batch_span_ms: Ms = 10_000
+    publish_ms: Ms = 1_000
+    checkpoint_ms: Ms = 600_000
+    keep: Annotated[int, Meta(ge=1, le=1000)] = 3
+    """Checkpoints that are kept."""
+    row_ttl_ms: Ms = 90 * DAY_MS
+    threads: Annotated[int, Meta(ge=1, le=256)] = 1
+    capacity: Annotated[int, Meta(ge=1024, le=2**31)] = 1 << 24
+    """Rows that the table may ever hold. Memory is taken as they come."""
+
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole file."""
+
+    features: tuple[Feature, ...] = (Feature("category", "item"),)
+    stream: StreamSettings = StreamSettings()
+    model: ModelSettings = ModelSettings()
+    trainer: TrainerSettings = TrainerSettings()
+
+    @property
+    def fields(self) -> Fields:
+        return Fields(self.features)
+
+    def join_rules(self) -> JoinRules:
+        s = self.stream
+        return JoinRules(
+            windows=dict(s.windows),
+            lateness_ms=s.lateness_ms,
+            max_jump_ms=s.max_jump_ms,
+            max_history=s.max_history,
+            history_ttl_ms=s.history_ttl_ms,
+            policy=s.policy,
+            history_kinds=s.history_kinds,
+        )
+
+    def learner_config(self) -> LearnerConfig:
+        m, fields = self.model, self.fields
+        return LearnerConfig(
+            shape=Shape(
+                unit=m.unit,
+                dim=m.dim,
+                n_side=len(fields.side),
+                n_item_fields=len(fields.item),
+                n_coded=min(m.coded, len(fields.item)),
+                n_kinds=len(self.stream.windows),
+                heads=m.heads,
+                mlp=m.mlp,
+            ),
+            seed=m.seed,
+            bits=m.bits,
+            short=m.short,
+            k=m.top_k,
+            row_lr=m.row_lr,
+            lr=m.lr,
+            init_std=m.init_std,
+            admit_after=m.admit_after,
+            born_from_category=m.born_from_category,
+            threads=self.trainer.threads,
+        )
+
+    def loop_rules(self) -> LoopRules:
+        t = self.trainer
+        return LoopRules(t.batch_samples, t.batch_span_ms, t.publish_ms, t.row_ttl_ms)
+
+    def with_model(self, **changes: Any) -> Settings:
+        """The same with other model settings; checked like a file."""
+        return check(msgspec.to_builtins(msgspec.structs.replace(self, model=msgspec.structs.replace(self.model, **changes))))
+
+
+def load(path: Path | None) -> Settings:
+    """Read a settings file; the defaults without one.
+
+    Raises
+    ------
+    SettingsError
+        In one line: file, setting, what was expected, what came.
+    """
+    if path is None:
+        return Settings()
+    try:
+        raw = tomllib.loads(path.read_text())
+    except OSError as e:
+        raise SettingsError(f"{path}: expected a settings file, got: {e.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise SettingsError(f"{path}: expected TOML, got: {e}") from None
+    return check(raw, str(path))
+
+
+def check(raw: dict[str, Any], where: str = "settings") -> Settings:
+    """Settings from plain values.
+
+    >>> check({"model": {"top_k": 0}})
+    Traceback (most recent call last):
+    instep.settings.SettingsError: settings: model.top_k: expected `int` >= 1, got 0
+    """
+    try:
+        settings = msgspec.convert(raw, Settings)
+    except msgspec.ValidationError as e:
+        raise SettingsError(f"{where}: {_explain(str(e), raw)}") from None
+    _check_together(settings, where)
+    return settings
+
+
+def _check_together(settings: Settings, where: str) -> None:
+    """What one setting asks of another."""
+    model, stream, trainer = settings.model, settings.stream, settings.trainer
+    fields = settings.fields
+    wide = model.dim * len(fields.item)
+    names = [f.name for f in settings.features]
+    rules = (
+        ("features", len(set(names)) == len(names), "names that differ", names),
+        ("features", not {"item", "user"} & set(names), "names other than item and user", names),
+        ("model.heads", wide % model.heads == 0, f"a divisor of dim times item fields = {wide}", model.heads),
+        ("stream.windows", bool(stream.windows), "at least one action kind", {}),
+        (
+            "model.unit",
+            model.unit != "category" or len(fields.item) > 1,
+            "an item feature to be the category",
+            "none declared",
+        ),
+        (
+            "trainer.row_ttl_ms",
+            trainer.row_ttl_ms >= stream.history_ttl_ms,
+            f"at least stream.history_ttl_ms = {stream.history_ttl_ms}",
+            trainer.row_ttl_ms,
+        ),
+    )
+    for setting, ok, expected, got in rules:
+        if not ok:
+            raise SettingsError(f"{where}: {setting}: expected {expected}, got {got}")
+    for feature in settings.features:
+        if list(feature.edges) != sorted(set(feature.edges)):
+            raise SettingsError(
+                f"{where}: features.{feature.name}.edges: expected ascending numbers, got {list(feature.edges)}"
+            )
+
+
+def _explain(message: str, raw: dict[str, Any]) -> str:
+    """Turn ``Expected `int` >= 1 - at `$.model.top_k``` into ours, with what came."""
+    what, _, at = message.partition(" - at ")
+    path = at.strip("`").removeprefix("$").removeprefix(".")
+    got: Any = raw
+    for part in re.findall(r"[^.\[\]]+", path):
+        try:
+            got = got[int(part)] if isinstance(got, list) else got[part]
+        except (KeyError, IndexError, ValueError, TypeError):
+            break
+    what = re.sub(r", got .*$", "", what)
+    unknown = re.match(r"Object contains unknown field `(.*)`", what)
+    if unknown:
+        name = f"{path}.{unknown[1]}" if path else unknown[1]
+        return f"{name}: expected a setting that exists, got this one"
+    missing = re.match(r"Object missing required field `(.*)`", what)
+    if missing:
+        return f"{path}: expected a field {missing[1]!r}, got {got!r}"
+    return f"{path}: {what[0].lower()}{what[1:]}, got {got!r}"
+
+
+__all__ = ["Settings", "SettingsError", "check", "load"]

@@ -1,0 +1,100 @@
+"""A request in, scores out: one user's live behaviours against a slate, by one Version of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ranker.mirror import Mirror
+from stream.events import Candidate, Value, Version, key_of
+from stream.fields import Fields
+from stream.profiles import Profiles
+from trainer.batch import Batch
+from trainer.learner import predict
+
+
+class NotReadyError(RuntimeError):
+    """Nothing has been published yet."""
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Scores in the order asked, and what they were made with."""
+
+    scores: NDArray[np.float32]
+    """``[n]`` probability of a click."""
+    version: Version
+    at_ms: int
+    """Event time of the newest sample that this Version has learned."""
+    n_behaviours: int
+
+
+class Ranker:
+    """Ranks slates.
+
+    Parameters
+    ----------
+    short, k
+        As the trainer's: how many behaviours are attended over always, and how many are searched.
+    max_history, history_ttl_ms
+        As the joiner's.
+    """
+
+    def __init__(
+        self,
+        mirror: Mirror,
+        profiles: Profiles,
+        fields: Fields,
+        *,
+        short: int,
+        k: int,
+        max_history: int,
+        history_ttl_ms: int,
+    ) -> None:
+        self._mirror = mirror
+        self._profiles = profiles
+        self._fields = fields
+        self._short = short
+        self._k = k
+        self._max_history = max_history
+        self._history_ttl_ms = history_ttl_ms
+
+    def rank(
+        self, user: str, candidates: Sequence[Candidate], context: Mapping[str, Value], at_ms: int
+    ) -> Ranked:
+        """Score a slate for a user at a moment; nothing that happened at or after it is read.
+
+        Raises
+        ------
+        NotReadyError
+            Before the first publication.
+        BadEvent
+            If a feature has the wrong type.
+        """
+        version = self._mirror.version
+        if version is None:
+            raise NotReadyError("ranker: expected a published model, got none yet")
+        keys, at = self._profiles.get(key_of("user", user), at_ms, self._max_history, self._history_ttl_ms)
+        items = [
+            self._fields.item_keys(c.item, c.features, f"$.candidates[{i}]") for i, c in enumerate(candidates)
+        ]
+        n = len(items)
+        batch = Batch(
+            side=np.array([self._fields.side_keys(user, context)], np.uint64),
+            at_ms=np.array([at_ms]),
+            items=np.array(items, np.uint64).reshape(n, -1),
+            first=np.array([0, n]),
+            labels=np.zeros((n, 1), np.float32),
+            stage=np.zeros(1, np.uint8),
+            sequence=keys,
+            sequence_at=at,
+            start=np.array([0, len(at)]),
+        )
+        scores = np.zeros(0, np.float32)
+        if n:
+            p = predict(self._mirror.network, self._mirror.table, batch, self._short, self._k)
+            scores = p[:, 0]
+        return Ranked(scores, version, self._mirror.at_ms, len(at))

@@ -1,0 +1,364 @@
+"""From events to labelled samples, for one partition, without a clock, a network or a guess.
+
+Time is event time. The *clock* is the greatest event time accepted; the *watermark* lies ``lateness_ms`` and
+one behind it: up to and including it everything is complete, and whatever still comes from then is late. A
+sample leaves when the watermark reaches the end of its impression's longest window. Its labels and its
+sequence cannot change any more then, whatever comes, so they do not depend on how far the watermark lags::
+
+    event time   ---I-----A---------c------->   I impression, A action, c = closed_ms = I + longest window
+    arrival      I, A, then anything at c + lateness_ms + 1: the watermark is c, the sample leaves
+
+Samples leave in the order of ``closed_ms``, then of their impressions' offsets. Where the watermark enters
+another ``tick_ms`` a Tick with the watermark follows: every sample after it has a greater ``closed_ms``, and
+under the policy ``window`` none before it has.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+from typing import Literal
+
+import msgspec
+from msgspec import Struct
+
+from stream.events import Action, BadEvent, Impression, Origin, Sample, Tick, decode_event, key_of
+from stream.fields import Fields
+from stream.log import Record
+from stream.user import Open, UserState, Waiting, open_impression
+
+DAY_MS = 86_400_000
+
+
+@dataclass(frozen=True)
+class JoinRules:
+    """How events become samples.
+
+    Parameters
+    ----------
+    windows
+        For each kind of action that is a label, in the order of the label columns: how long after the
+        impression it counts, the last millisecond included.
+    lateness_ms
+        How far behind the clock an event may arrive.
+    max_jump_ms
+        How far ahead of the clock an event may be; a Tick further ahead moves the clock by so much only.
+    max_history, history_ttl_ms
+        A sequence holds at most so many behaviours, none older at the impression than this.
+    policy
+        ``window`` waits for the labels. ``eager`` sends every impression at once as a negative (stage
+        ``early``), and each label when it comes as a sample of that candidate alone (stage ``click``) in
+        which 1 marks that kind and 0 says nothing; their ``closed_ms`` is the clock.
+    history_kinds
+        The kinds of action that become behaviours.
+    tick_ms
+        How often, in event time, the watermark is told.
+    """
+
+    windows: Mapping[str, int]
+    lateness_ms: int = 5_000
+    max_jump_ms: int = 3_600_000
+    max_history: int = 2_048
+    history_ttl_ms: int = 90 * DAY_MS
+    policy: Literal["window", "eager"] = "window"
+    history_kinds: tuple[str, ...] = ("click",)
+    tick_ms: int = 1_000
+
+    def __post_init__(self) -> None:
+        if not self.windows:
+            raise ValueError("windows: expected at least one kind of action, got none")
+        if self.policy not in ("window", "eager"):
+            raise ValueError(f"policy: expected window or eager, got {self.policy}")
+        least = {f"windows.{kind}": (ms, 0) for kind, ms in self.windows.items()}
+        least |= {"lateness_ms": (self.lateness_ms, 0), "max_jump_ms": (self.max_jump_ms, 1)}
+        least |= {"max_history": (self.max_history, 1), "history_ttl_ms": (self.history_ttl_ms, 1)}
+        for name, (value, low) in (least | {"tick_ms": (self.tick_ms, 1)}).items():
+            if value < low:
+                raise ValueError(f"{name}: expected at least {low}, got {value}")
+
+
+class Dead(Struct, frozen=True, tag_field="type", tag="dead"):
+    """A record that cannot be used: why, where it came from, and its bytes."""
+
+    reason: str
+    detail: str
+    partition: int
+    offset: int
+    value: bytes
+
+
+Output = Sample | Tick | Dead
+
+
+class OffsetWentBack(RuntimeError):
+    """A record was applied that is not behind the one before it, or is of another partition."""
+
+
+class _PartitionState(Struct, array_like=True):
+    joined_as: list[str]
+    clock_ms: int
+    watermark_ms: int
+    next_offset: int
+    counts: dict[str, int]
+
+
+class Joiner:
+    """The state of one partition, and what each record makes of it.
+
+    An impression belongs to its user: an action labels it only if user and id agree, so that nothing depends
+    on how users are spread over partitions. A second impression with the id of an open one is a duplicate,
+    and so is an action that sets no label and adds no behaviour because the same is there already. An action
+    whose impression has not come waits until the watermark passes it.
+
+    >>> joiner = Joiner(JoinRules({"click": 100}, lateness_ms=0), Fields(), partition=0)
+    >>> slate = b'"at_ms": 10, "candidates": [{"item": "a"}, {"item": "b"}]'
+    >>> click = b'"item": "b", "at_ms": 15, "impression": "i1"'
+    >>> for offset, event in enumerate([
+    ...     b'{"type": "impression", "id": "i1", "user": "ada", %s}' % slate,
+    ...     b'{"type": "action", "kind": "click", "user": "ada", %s}' % click,
+    ...     b'{"type": "tick", "at_ms": 111}',
+    ... ]):
+    ...     out = joiner.apply(Record(0, offset, b"ada", event))
+    >>> out[0].label_matrix(1).ravel().tolist(), out[0].closed_ms, out[0].origin
+    ([0, 1], 110, Origin(partition=0, offset=2, n=0))
+    """
+
+    def __init__(self, rules: JoinRules, fields: Fields, partition: int) -> None:
+        self.rules = rules
+        self.fields = fields
+        self.partition = partition
+        self.clock_ms = -1
+        """Greatest event time accepted; -1 before the first event, which sets it."""
+        self.watermark_ms = self.clock_ms - rules.lateness_ms - 1
+        """Event time up to and including which everything is complete."""
+        self.next_offset = 0
+        self._longest_ms = max(rules.windows.values())
+        self._column = {kind: k for k, kind in enumerate(rules.windows)}
+        self._counts = Counter({"in": 0, "pending": 0})
+        self._users: dict[str, UserState] = {}
+        self._touched: set[str] = set()
+        self._closing: list[tuple[int, int, str, str]] = []  # closed_ms, offset, user, impression
+        self._giving_up: list[tuple[int, str, str]] = []  # at_ms of a waiting action, user, impression
+        self._idle: list[tuple[int, str]] = []  # when to look whether a user is gone; one entry a user
+
+    @property
+    def n_users(self) -> int:
+        return len(self._users)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Records in (``in``), and each of them once as ``pending`` or under what became of it.
+
+        The names are ``used.x``, ``dead.x``, ``duplicate.x``, ``late.x``, ``orphan.x``; x for what or why.
+        """
+        return dict(sorted(self._counts.items()))
+
+    def apply(self, record: Record) -> list[Output]:
+        """Take in the next record of the partition and give out what it completes, in order.
+
+        Raises
+        ------
+        OffsetWentBack
+            If the record is not behind the last one; nothing has changed then.
+        """
+        if record.partition != self.partition or record.offset < self.next_offset:
+            raise OffsetWentBack(
+                f"joiner: expected partition {self.partition} from offset {self.next_offset}, "
+                f"got partition {record.partition} offset {record.offset}"
+            )
+        self.next_offset = record.offset + 1
+        self._counts["in"] += 1
+        out: list[Output] = []
+        try:
+            event = decode_event(record.value)
+            at_ms, ahead_ms = event.at_ms, self.clock_ms + self.rules.max_jump_ms
+            if at_ms <= self.watermark_ms:
+                self._counts[f"late.{type(event).__name__.lower()}"] += 1
+            elif isinstance(event, Tick):
+                self._counts["used.tick"] += 1
+                self._advance(at_ms if self.clock_ms < 0 else min(at_ms, ahead_ms), record.offset, out)
+            elif at_ms > ahead_ms and self.clock_ms >= 0:
+                raise BadEvent(f"Expected at most {ahead_ms}, got {at_ms} - at `$.at_ms`", "future")
+            elif isinstance(event, Action):
+                self._action(event, record.offset, out)
+            else:
+                self._impression(event, record.offset, out)
+        except BadEvent as e:
+            self._counts[f"dead.{e.reason}"] += 1
+            out.append(Dead(e.reason, str(e), self.partition, record.offset, record.value))
+        return out
+
+    def _impression(self, event: Impression, offset: int, out: list[Output]) -> None:
+        user = self._users.get(event.user)
+        if user is not None and event.id in user.open:
+            self._counts["duplicate.impression"] += 1
+            return
+        # all that can fail comes before the clock moves
+        side = self.fields.side_keys(event.user, event.context)
+        items = [
+            self.fields.item_keys(c.item, c.features, f"$.candidates[{i}]")
+            for i, c in enumerate(event.candidates)
+        ]
+        opened = open_impression(event, offset, side, items, self._longest_ms, len(self._column))
+        self._advance(event.at_ms, offset, out)
+        user = self._user(event.user, event.at_ms)
+        user.open[event.id] = opened
+        heappush(self._closing, (opened.closed_ms, offset, event.user, event.id))
+        if self.rules.policy == "eager":
+            self._counts["used.impression"] += 1
+            out.append(user.sample(opened, self.clock_ms, Origin(self.partition, offset, len(out)), "early"))
+        else:
+            self._counts["pending"] += 1
+        for action in user.waiting.pop(event.id, ()):
+            self._counts["pending"] -= 1
+            self._settle(user, opened, action, offset, out)
+
+    def _action(self, event: Action, offset: int, out: list[Output]) -> None:
+        keys = self.fields.item_keys(event.item, event.features)
+        self._advance(event.at_ms, offset, out)
+        impression = event.impression if event.kind in self._column else None
+        extends = event.kind in self.rules.history_kinds
+        if impression is None and not extends:
+            self._counts["orphan.kind"] += 1
+            return
+        user = self._user(event.user, event.at_ms)
+        is_new = extends and user.history.add(keys, event.at_ms, key_of("kind", event.kind))
+        if is_new and len(user.history) > 2 * self.rules.max_history:
+            user.trim(self.watermark_ms)
+        if impression is None:
+            self._counts["used.history" if is_new else "duplicate.action"] += 1
+            return
+        action = Waiting(event.kind, keys[0], event.at_ms, is_new)
+        if (opened := user.open.get(impression)) is not None:
+            self._settle(user, opened, action, offset, out)
+            return
+        waiting = user.waiting.setdefault(impression, [])
+        if not is_new and any(
+            (w.kind, w.item, w.at_ms) == (event.kind, keys[0], event.at_ms) for w in waiting
+        ):
+            self._counts["duplicate.action"] += 1
+            return
+        waiting.append(action)
+        heappush(self._giving_up, (event.at_ms, event.user, impression))
+        self._counts["pending"] += 1
+
+    def _settle(self, user: UserState, opened: Open, action: Waiting, offset: int, out: list[Output]) -> None:
+        """Label what the action is about, and count what became of it."""
+        kind = self._column[action.kind]
+        places = opened.places(action.item)
+        is_in_time = opened.at_ms <= action.at_ms <= opened.at_ms + self.rules.windows[action.kind]
+        if places and is_in_time and not opened.labels[places[0] * opened.n_kinds + kind]:
+            outcome = "used.label"
+            for i in places:
+                opened.labels[i * opened.n_kinds + kind] = 1
+                if self.rules.policy == "eager":
+                    origin = Origin(self.partition, offset, len(out))
+                    out.append(user.sample(opened.only(i, kind), self.clock_ms, origin, "click"))
+        elif action.kind in self.rules.history_kinds and not action.is_new:
+            outcome = "duplicate.action"
+        elif not is_in_time:
+            outcome = "orphan.outside_window"
+        elif not places:
+            outcome = "orphan.not_in_slate"
+        else:
+            outcome = "used.history" if action.is_new else "duplicate.action"
+        self._counts[outcome] += 1
+
+    def _advance(self, clock_ms: int, offset: int, out: list[Output]) -> None:
+        """Let event time come to ``clock_ms``: close, give up, forget, tell."""
+        self.clock_ms = max(self.clock_ms, clock_ms)
+        watermark, before = self.clock_ms - self.rules.lateness_ms - 1, self.watermark_ms
+        if watermark <= before:
+            return
+        self.watermark_ms = watermark
+        while self._closing and self._closing[0][0] <= watermark:
+            _, _, name, impression = heappop(self._closing)
+            opened = self._users[name].open.pop(impression)
+            self._touched.add(name)
+            if self.rules.policy == "window":
+                origin = Origin(self.partition, offset, len(out))
+                out.append(self._users[name].sample(opened, opened.closed_ms, origin, "final"))
+                self._counts["used.impression"] += 1
+                self._counts["pending"] -= 1
+        while self._giving_up and self._giving_up[0][0] <= watermark:
+            _, name, impression = heappop(self._giving_up)
+            if (user := self._users.get(name)) is not None and (n := user.give_up(impression, watermark)):
+                self._counts["orphan.no_impression"] += n
+                self._counts["pending"] -= n
+                self._touched.add(name)
+        while self._idle and self._idle[0][0] <= watermark:
+            _, name = heappop(self._idle)
+            self._users[name].trim(watermark)
+            if (due_ms := self._users[name].due_ms()) is not None:
+                heappush(self._idle, (due_ms, name))
+            else:
+                del self._users[name]
+                self._touched.add(name)
+        if watermark >= 0 and watermark // self.rules.tick_ms > before // self.rules.tick_ms:
+            out.append(Tick(watermark))
+
+    def _new_user(self, name: str) -> UserState:
+        return UserState(name, len(self.fields.item), self.rules.max_history, self.rules.history_ttl_ms)
+
+    def _user(self, name: str, at_ms: int) -> UserState:
+        """The user's state, which is about to change; made when first needed."""
+        self._touched.add(name)
+        if (user := self._users.get(name)) is None:
+            user = self._users[name] = self._new_user(name)
+            heappush(self._idle, (at_ms, name))
+        return user
+
+    def snapshot(self) -> dict[str, bytes]:
+        """The whole state: each user's under the user's id, the partition's under ``""``."""
+        return {"": self._encode()} | {name: self._encode_user(name) or b"" for name in self._users}
+
+    def changes(self) -> dict[str, bytes | None]:
+        """What has changed in the snapshot since this was asked last; None for a user who is forgotten.
+
+        Laid over an earlier snapshot it gives one from which the joiner goes on in the same way.
+        """
+        touched, self._touched = self._touched, set()
+        return {"": self._encode()} | {name: self._encode_user(name) for name in sorted(touched)}
+
+    @classmethod
+    def restore(cls, rules: JoinRules, fields: Fields, partition: int, state: Mapping[str, bytes]) -> Joiner:
+        """A joiner that goes on where the one was that made the snapshot.
+
+        Raises
+        ------
+        ValueError
+            If it was made with other fields, label kinds or policy.
+        """
+        joiner = cls(rules, fields, partition)
+        kept = msgspec.msgpack.decode(state[""], type=_PartitionState)
+        if kept.joined_as != joiner._joined_as:
+            raise ValueError(f"joiner state: expected {joiner._joined_as}, got {kept.joined_as}")
+        joiner.clock_ms, joiner.next_offset = kept.clock_ms, kept.next_offset
+        joiner.watermark_ms = max(kept.watermark_ms, joiner.clock_ms - rules.lateness_ms - 1)
+        joiner._counts.update(kept.counts)
+        for name in filter(None, state):
+            user = joiner._users[name] = joiner._new_user(name)
+            user.load(state[name])
+            joiner._closing += [(o.closed_ms, o.offset, name, o.id) for o in user.open.values()]
+            joiner._giving_up += [(w.at_ms, name, i) for i, ws in user.waiting.items() for w in ws]
+            joiner._idle.append((user.due_ms() or 0, name))
+        heapify(joiner._closing)
+        heapify(joiner._giving_up)
+        heapify(joiner._idle)
+        return joiner
+
+    @property
+    def _joined_as(self) -> list[str]:
+        return [*self.fields.item, "|", *self.fields.side, "|", *self._column, "|", self.rules.policy]
+
+    def _encode_user(self, name: str) -> bytes | None:
+        if (user := self._users.get(name)) is None:
+            return None
+        user.trim(self.watermark_ms)
+        return user.encode()
+
+    def _encode(self) -> bytes:
+        clock = (self.clock_ms, self.watermark_ms, self.next_offset)
+        return msgspec.msgpack.encode(_PartitionState(self._joined_as, *clock, self.counts))

@@ -1,0 +1,313 @@
+"""The log: partitions of records that stay where they are, the two protocols around it, and one in memory.
+
+A reader says where it reads next and gets what follows; a writer's records are seen only when it commits,
+all at once and together with the place up to which it had read its own input. That is what the workers rely
+on, and all they know of a log; Kafka offers the same with assign and seek, read_committed and transactions.
+
+>>> log = MemoryLog(partitions=2)
+>>> sink, source = log.sink(), log.source()
+>>> sink.write(1, b"ada", b"click")
+>>> source.poll(10)
+[]
+>>> sink.commit({0: 7})
+>>> source.poll(10)
+[Record(partition=1, offset=0, key=b'ada', value=b'click')]
+>>> source.offsets, sink.offsets
+({0: 0, 1: 1}, {0: 7})
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import msgspec
+from msgspec import Struct
+
+from stream.frames import Frames
+from stream.frames import LogError as LogError
+
+Offsets = Mapping[int, int]
+"""For each partition the next record to read, never the last one read."""
+
+
+class Record(NamedTuple):
+    """One message and its place."""
+
+    partition: int
+    offset: int
+    key: bytes
+    value: bytes
+
+
+class Source(Protocol):
+    """Reads some partitions in order, from any offset."""
+
+    @property
+    def offsets(self) -> Offsets:
+        """Where the next poll reads."""
+
+    def poll(self, max_records: int) -> list[Record]:
+        """The next committed records, in order within a partition; empty when there are none for now."""
+
+    def seek(self, offsets: Offsets) -> None:
+        """Read on from here; partitions not named stay. LogError, here or at the poll, if out of range."""
+
+    def end(self) -> Offsets:
+        """Behind the last committed record of each partition read, as far as is known now."""
+
+    def close(self) -> None: ...
+
+
+class Sink(Protocol):
+    """Writes records that become visible together."""
+
+    @property
+    def offsets(self) -> Offsets:
+        """The input offsets committed last, also by an earlier process: where to read on."""
+
+    def write(self, partition: int, key: bytes, value: bytes) -> int | None:
+        """Put a record behind those written so far. Returns its offset where that is known already."""
+
+    def commit(self, offsets: Offsets | None = None) -> None:
+        """Make what was written since the last commit visible, with the input offsets, all or nothing."""
+
+    def abort(self) -> None:
+        """Forget what was written since the last commit."""
+
+    def close(self) -> None:
+        """Let go; what was not committed is not written."""
+
+
+class _Commit(Struct, array_like=True):
+    """One step in the life of a log, in memory and as a frame of its file."""
+
+    records: list[tuple[int, bytes, bytes]]
+    offsets: dict[int, int] = {}
+    start: dict[int, int] = {}
+
+
+_packer = msgspec.msgpack.Encoder()
+_unpacker = msgspec.msgpack.Decoder(_Commit)
+
+
+class MemoryLog:
+    """A log in memory, with an append-only file behind it if it is given a path.
+
+    Records are handed out in the order in which they were committed, whatever their partitions, the sizes of
+    the polls, the restarts of the reader, and however far the writer had come: a replay reads as it was live.
+
+    Parameters
+    ----------
+    partitions
+        How many. A log on disk keeps the number it was made with.
+    path
+        Of the file. A commit is one frame with a checksum, so it is there whole or not at all: a torn one at
+        the end is cut off when the log is opened. One process at a time may have it open.
+    sync
+        Wait at each commit until the disk has it. Without, a commit survives the process but not the machine.
+    start
+        The offset that the first record of each partition gets, 0 where not given: for a new log in memory that
+        goes on where another was.
+
+    Raises
+    ------
+    LogError
+        If the file is damaged before its end (with the byte), is no log, is in use, or has other partitions.
+    """
+
+    def __init__(
+        self,
+        partitions: int,
+        path: str | Path | None = None,
+        *,
+        sync: bool = False,
+        start: Offsets | None = None,
+    ) -> None:
+        if partitions < 1:
+            raise LogError(path or "log", f"expected at least 1 partition, got {partitions}")
+        self.partitions = partitions
+        self.offsets: dict[int, int] = {}
+        self._start = dict.fromkeys(range(partitions), 0) | dict(start or {})
+        self._end = dict(self._start)
+        # Every record is known by its number of arrival, the first one in memory being number _first.
+        self._records: list[Record | None] = []
+        self._first = 0
+        self._arrivals = [array("q") for _ in range(partitions)]
+        self._n_on_disk = 0
+        self._frames: Frames | None = None
+        if path is not None:
+            self._frames = Frames(Path(path), sync)
+            self._load(self._frames)
+
+    def append(self, partition: int, key: bytes, value: bytes) -> int:
+        """Write and commit one record; returns its offset."""
+        self._commit(_Commit([(self._known(partition), key, value)]))
+        return self._end[partition] - 1
+
+    def read(self, partition: int, offset: int, max_records: int) -> list[Record]:
+        """Records of one partition from ``offset`` on. LogError if that is out of range."""
+        self._reachable({partition: offset})
+        first = offset - self._start[partition]
+        arrivals = self._arrivals[partition][first : first + max_records]
+        return [record for n in arrivals if (record := self._records[n - self._first]) is not None]
+
+    def source(self, partitions: Iterable[int] | None = None) -> MemorySource:
+        """A reader of these partitions, or of all, from the first record that is kept."""
+        return MemorySource(self, range(self.partitions) if partitions is None else partitions)
+
+    def sink(self) -> MemorySink:
+        """A writer."""
+        return MemorySink(self)
+
+    def start(self) -> Offsets:
+        """The first record that is kept, for each partition."""
+        return dict(self._start)
+
+    def end(self) -> Offsets:
+        """Behind the last record of each partition."""
+        return dict(self._end)
+
+    def trim(self, offsets: Offsets) -> None:
+        """Drop the records before these offsets; others keep theirs. The file shrinks when it is worth it."""
+        moved = {p: at for p, at in offsets.items() if at > self._start[self._known(p)]}
+        self._reachable(moved)
+        if not moved:
+            return
+        self._commit(_Commit([], {}, moved))
+        n_kept = sum(self._end[p] - self._start[p] for p in self._end)
+        if self._frames is not None and self._n_on_disk > 2 * n_kept + 10_000:
+            self._frames.replace(map(_packer.encode, self._commits()))
+            self._n_on_disk = n_kept
+
+    def close(self) -> None:
+        """Close the file, if there is one."""
+        if self._frames is not None:
+            self._frames.close()
+
+    def _commit(self, commit: _Commit) -> None:
+        if self._frames is not None:
+            self._frames.append(_packer.encode(commit))
+        self._apply(commit)
+
+    def _apply(self, commit: _Commit) -> None:
+        for partition, key, value in commit.records:
+            self._arrivals[partition].append(self._first + len(self._records))
+            self._records.append(Record(partition, self._end[partition], key, value))
+            self._end[partition] += 1
+        self._n_on_disk += len(commit.records)
+        self.offsets.update(commit.offsets)
+        for partition, start in commit.start.items():
+            n = start - self._start[partition]
+            for arrival in self._arrivals[partition][:n]:
+                self._records[arrival - self._first] = None
+            del self._arrivals[partition][:n]
+            self._start[partition] = start
+            self._end[partition] = max(self._end[partition], start)
+        if commit.start:
+            n = next((i for i, record in enumerate(self._records) if record is not None), len(self._records))
+            del self._records[:n]
+            self._first += n
+
+    def _commits(self) -> Iterator[_Commit]:
+        """The log as it stands, as the frames of a new file."""
+        yield _Commit([], self.offsets, self._start)
+        for at in range(0, len(self._records), 1000):
+            kept = [record for record in self._records[at : at + 1000] if record is not None]
+            yield _Commit([(record.partition, record.key, record.value) for record in kept])
+
+    def _load(self, frames: Frames) -> None:
+        n = 0
+        try:
+            for n, body in enumerate(frames, 1):
+                commit = _unpacker.decode(body)
+                if n == 1 and len(commit.start) != self.partitions:
+                    what = f"expected a log of {self.partitions} partitions, got one of {len(commit.start)}"
+                    raise LogError(frames.path, what)
+                self._apply(commit)
+            if n == 0:
+                frames.replace(map(_packer.encode, self._commits()))
+        except BaseException:
+            frames.close()
+            raise
+
+    def _known(self, partition: int) -> int:
+        if partition not in self._end:
+            raise LogError("log", f"expected a partition in 0..{self.partitions - 1}, got {partition}")
+        return partition
+
+    def _reachable(self, offsets: Offsets) -> None:
+        for p, at in offsets.items():
+            if not self._start[self._known(p)] <= at <= self._end[p]:
+                what = f"expected an offset in {self._start[p]}..{self._end[p]}, got {at}"
+                raise LogError(f"log: partition {p}", what)
+
+
+class MemorySource:
+    """A `Source` of a `MemoryLog`."""
+
+    def __init__(self, log: MemoryLog, partitions: Iterable[int]) -> None:
+        self._log = log
+        self._at = {log._known(p): log._start[p] for p in sorted(partitions)}
+        self._next = log._first
+
+    @property
+    def offsets(self) -> Offsets:
+        return dict(self._at)
+
+    def poll(self, max_records: int) -> list[Record]:
+        log, at = self._log, self._at
+        log._reachable(at)
+        got: list[Record] = []
+        self._next = max(self._next, log._first)
+        while len(got) < max_records:
+            first = self._next - log._first
+            step = log._records[first : first + max_records - len(got)]
+            if not step:
+                break
+            self._next += len(step)
+            for record in step:
+                if record is not None and record.offset >= at.get(record.partition, record.offset + 1):
+                    at[record.partition] = record.offset + 1
+                    got.append(record)
+        return got
+
+    def seek(self, offsets: Offsets) -> None:
+        if not offsets.keys() <= self._at.keys():
+            raise LogError("log", f"expected partitions among {sorted(self._at)}, got {sorted(offsets)}")
+        self._log._reachable(offsets)
+        self._at.update(offsets)
+        self._next = self._log._first  # poll passes over what lies before the offsets
+
+    def end(self) -> Offsets:
+        return {p: self._log._end[p] for p in self._at}
+
+    def close(self) -> None: ...
+
+
+class MemorySink:
+    """A `Sink` of a `MemoryLog`."""
+
+    def __init__(self, log: MemoryLog) -> None:
+        self._log = log
+        self._written: list[tuple[int, bytes, bytes]] = []
+
+    @property
+    def offsets(self) -> Offsets:
+        return dict(self._log.offsets)
+
+    def write(self, partition: int, key: bytes, value: bytes) -> None:
+        self._written.append((self._log._known(partition), key, value))
+
+    def commit(self, offsets: Offsets | None = None) -> None:
+        if self._written or offsets:
+            self._log._commit(_Commit(self._written, dict(offsets or {})))
+            self._written = []
+
+    def abort(self) -> None:
+        self._written = []
+
+    def close(self) -> None:
+        self.abort()

@@ -1,0 +1,91 @@
+"""What each user did up to now: the live behaviour sequences that the ranker scores with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream.events import Origin
+from stream.history import History
+
+
+class Profiles(Protocol):
+    """Keeps behaviours as they arrive, at least once, and gives out the sequence as of a moment."""
+
+    def put(self, user: int, origin: Origin, keys: Sequence[int], at_ms: int, kind: int) -> bool:
+        """Add a behaviour, unless it is known.
+
+        Parameters
+        ----------
+        user
+            Key of the user.
+        origin
+            Where the action stands in the log. One that is not behind the user's last of that partition was
+            applied before and changes nothing, so a log may be read again from anywhere.
+        keys
+            The item and its features, one key a field.
+        kind
+            Key of the kind of action.
+
+        Returns
+        -------
+        bool
+            Whether the sequence has changed.
+        """
+
+    def get(self, user: int, at_ms: int, limit: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """The most recent ``limit`` behaviours strictly before a moment.
+
+        Returns
+        -------
+        keys, at_ms
+            uint64 ``[L, F]`` and int64 ``[L]``, oldest first.
+        """
+
+
+class MemoryProfiles:
+    """Profiles in memory.
+
+    A sequence as of now is exactly what the joiner puts into a sample of now, as far as the same actions have
+    come. The most recent ``max_history`` behaviours are kept at least.
+
+    Parameters
+    ----------
+    n_fields
+        Keys of a behaviour.
+    ttl_ms
+        How old a behaviour may be at the moment asked for.
+
+    Examples
+    --------
+    >>> profiles = MemoryProfiles(n_fields=1)
+    >>> profiles.put(9, Origin(0, 0, 0), [5], 10, kind=1), profiles.put(9, Origin(0, 0, 0), [5], 10, kind=1)
+    (True, False)
+    >>> profiles.get(9, at_ms=11, limit=100)[0].tolist()
+    [[5]]
+    """
+
+    def __init__(self, n_fields: int, max_history: int = 2_048, ttl_ms: int = 90 * 86_400_000) -> None:
+        self.n_fields = n_fields
+        self.max_history = max_history
+        self.ttl_ms = ttl_ms
+        self._users: dict[int, tuple[Origin, History]] = {}
+
+    def put(self, user: int, origin: Origin, keys: Sequence[int], at_ms: int, kind: int) -> bool:
+        """See `Profiles.put`."""
+        last, history = self._users.get(user) or (None, History(self.n_fields))
+        if last is not None and last.partition == origin.partition and origin <= last:
+            return False
+        self._users[user] = (origin, history)
+        is_new = history.add(keys, at_ms, kind)
+        if len(history) > 2 * self.max_history:
+            history.trim(history.newest_ms + 1, self.max_history)
+        return is_new
+
+    def get(self, user: int, at_ms: int, limit: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """See `Profiles.get`."""
+        _, history = self._users.get(user) or (None, History(self.n_fields))
+        return history.before(at_ms, min(limit, self.max_history), self.ttl_ms)

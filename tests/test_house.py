@@ -1,0 +1,52 @@
+"""The house: folders in the order in which data moves, and what each may import."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+HOUSE = ("stream", "trainer", "indexer", "ranker", "monitor", "instep")
+
+
+def imports(path: Path) -> set[str]:
+    """Top-level names of all modules that a file imports, lazily or not."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+    return found
+
+
+@pytest.mark.parametrize("folder", HOUSE)
+def test_a_folder_imports_only_from_folders_above_it(folder: str) -> None:
+    below = set(HOUSE[HOUSE.index(folder) + 1 :])
+    files = list((ROOT / folder).rglob("*.py"))
+    assert files
+    for path in files:
+        wrong = {name for name in imports(path) if name.split(".")[0] in below}
+        assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
+
+
+@pytest.mark.parametrize("name", ["simhash", "search"])
+def test_codes_and_search_need_no_torch(name: str) -> None:
+    wanted = imports(ROOT / "trainer" / "model" / f"{name}.py")
+    assert not {n for n in wanted if n.split(".")[0] == "torch"}
+
+
+def test_simhash_is_written_once() -> None:
+    signs = [p for folder in HOUSE for p in (ROOT / folder).rglob("*.py") if "def encode_row" in p.read_text()]
+    assert [p.name for p in signs] == ["simhash.py"]
+
+
+def test_only_edges_read_clocks_and_environment() -> None:
+    edges = {"cli.py", "demo.py", "progress.py"}
+    for folder in HOUSE:
+        for path in (ROOT / folder).rglob("*.py"):
+            if path.name not in edges:
+                assert not {"time", "datetime"} & imports(path) or path.name in {"mind.py"}, path
+                assert "environ" not in path.read_text(), path

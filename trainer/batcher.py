@@ -1,0 +1,111 @@
+"""Which samples make which batch: a pure function of the log, however it is polled.
+
+Samples of one partition come in the order of ``closed_ms``. Across partitions they are merged by
+``(closed_ms, partition, offset)``; a sample is taken only when no partition can still bring an earlier one, which its own
+later samples and the joiner's Ticks tell. So the same log gives the same batches, in one process or as services.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from stream.events import Sample, Tick
+
+Ranges = dict[int, tuple[int, int]]
+
+
+class OutOfOrderError(ValueError):
+    """Offsets or closing times of a partition went backwards."""
+
+
+@dataclass
+class _Lane:
+    """One partition: what has been read and not taken, and how far its event time is complete."""
+
+    waiting: deque[tuple[int, Sample]]
+    complete_ms: int = -1
+    """No sample to come closes at or before this."""
+    next_offset: int = 0
+
+
+class Batcher:
+    """Merges partitions and cuts batches.
+
+    Parameters
+    ----------
+    partitions
+        All partitions of the topic that this trainer reads: it waits for each of them.
+    n_samples
+        A batch is full at this many.
+    span_ms
+        A batch holds samples of one span of event time only, so that it need not wait to be full.
+    """
+
+    def __init__(self, partitions: Iterable[int], n_samples: int, span_ms: int) -> None:
+        self._lanes = {p: _Lane(deque()) for p in sorted(partitions)}
+        self._n_samples = n_samples
+        self._span_ms = span_ms
+        self._batch: list[Sample] = []
+        self._ranges: Ranges = {}
+
+    def add(self, partition: int, offset: int, message: Sample | Tick) -> None:
+        """Take one record of ``instep.samples``.
+
+        Raises
+        ------
+        OutOfOrderError
+            If it is older than what its partition had already promised.
+        """
+        lane = self._lanes[partition]
+        closed_ms = message.at_ms if isinstance(message, Tick) else message.closed_ms
+        floor = lane.complete_ms + (0 if isinstance(message, Tick) else 1)
+        if offset < lane.next_offset or closed_ms < floor:
+            raise OutOfOrderError(
+                f"samples {partition}:{offset}: expected offset >= {lane.next_offset} closed at or after {floor}, "
+                f"got {closed_ms}"
+            )
+        lane.next_offset = offset + 1
+        if isinstance(message, Tick):
+            lane.complete_ms = message.at_ms
+        else:
+            lane.waiting.append((offset, message))
+            lane.complete_ms = max(lane.complete_ms, message.closed_ms - 1)
+
+    def take(self, end: bool = False) -> tuple[list[Sample], Ranges] | None:
+        """The next batch and its offset ranges, if it is complete; at the ``end`` of a log, what is left."""
+        while (p := self._earliest(end)) is not None:
+            offset, sample = self._lanes[p].waiting[0]
+            if self._batch and self._span(sample.closed_ms) > self._span(self._batch[0].closed_ms):
+                return self._cut()
+            self._lanes[p].waiting.popleft()
+            self._batch.append(sample)
+            self._ranges[p] = (self._ranges.get(p, (offset, 0))[0], offset + 1)
+            if len(self._batch) == self._n_samples:
+                return self._cut()
+        complete_ms = min(lane.complete_ms for lane in self._lanes.values())
+        if self._batch and (end or self._span(complete_ms + 1) > self._span(self._batch[0].closed_ms)):
+            return self._cut()
+        return None
+
+    def _earliest(self, end: bool) -> int | None:
+        """The partition whose head comes next, None while another could still bring something earlier."""
+        heads = [(lane.waiting[0][1].closed_ms, p) for p, lane in self._lanes.items() if lane.waiting]
+        if not heads:
+            return None
+        closed_ms, first = min(heads)
+        if not end:
+            for p, lane in self._lanes.items():
+                # to come: closing after complete_ms; a tie goes to the lower partition
+                if not lane.waiting and (lane.complete_ms + 1, p) < (closed_ms, first):
+                    return None
+        return first
+
+    def _span(self, closed_ms: int) -> int:
+        return closed_ms // self._span_ms
+
+    def _cut(self) -> tuple[list[Sample], Ranges]:
+        batch, ranges = self._batch, self._ranges
+        self._batch, self._ranges = [], {}
+        return batch, ranges

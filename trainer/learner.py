@@ -1,0 +1,266 @@
+"""One step of online learning: predict, then learn.
+
+The prediction of a batch is the forward pass that its gradient starts from, so testing before training costs nothing and
+cannot look ahead.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from trainer.batch import STAGES, Batch
+from trainer.model.ctr import Network, Shape
+from trainer.model.inputs import Inputs, Located, prepare
+from trainer.model.simhash import make_planes
+from trainer.table import EmbeddingTable
+
+log = logging.getLogger(__name__)
+
+
+class DivergedError(RuntimeError):
+    """Several batches in a row gave a loss or a gradient that is not finite."""
+
+
+@dataclass(frozen=True)
+class LearnerConfig:
+    """Everything that decides the bits of a model, besides the samples. Recorded in the checkpoint."""
+
+    shape: Shape = field(default_factory=Shape)
+    seed: int = 0
+    bits: int = 64
+    """Code bits of one field's row; an item's code has ``n_coded * bits``."""
+    short: int = 16
+    """The most recent behaviours, attended over whatever the candidate."""
+    k: int = 48
+    """Behaviours that the search picks from the rest."""
+    row_lr: float = 0.05
+    """Row-wise Adagrad, embedding rows."""
+    lr: float = 0.002
+    """Adam, dense weights."""
+    init_std: float = 0.05
+    accumulator: float = 1e-6
+    admit_after: int = 1
+    born_from_category: bool = True
+    refresh_every: int = 1
+    """Steps between recomputing codes of the rows that moved; 1 keeps the search in step. 0 never does."""
+    threads: int = 1
+    max_bad_batches: int = 5
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """What a step said of its batch before learning it."""
+
+    p: NDArray[np.float32]
+    """``[N, K]`` probabilities."""
+    loss: float
+    """Mean log loss of a candidate, summed over kinds."""
+    learned: bool
+    n_flipped: int
+    """Code bits that this step changed."""
+
+
+class Learner:
+    """Table and network, and the step that moves both.
+
+    Parameters
+    ----------
+    config
+        Fixed for the life of a model.
+    capacity
+        Rows that the table may ever hold.
+    """
+
+    def __init__(self, config: LearnerConfig, capacity: int = 1 << 24) -> None:
+        shape = config.shape
+        torch.set_num_threads(config.threads)
+        torch.manual_seed(config.seed)
+        self.config = config
+        self.network = Network(shape)
+        self.table = EmbeddingTable(
+            shape.dim,
+            shape.n_item_fields + shape.n_side,
+            make_planes(shape.n_coded, shape.dim, config.bits, config.seed),
+            seed=config.seed,
+            init_std=config.init_std,
+            accumulator=config.accumulator,
+            admit_after=config.admit_after,
+            born_from_parent=config.born_from_category,
+            capacity=capacity,
+        )
+        self.adam = torch.optim.Adam(self.network.parameters(), lr=config.lr, fused=True)
+        self.n_steps = 0
+        self.n_bad = 0
+        self._bad_in_a_row = 0
+        self._refreshed = 0
+        self.frozen = False
+        """While set, codes stay as they are, and the search falls out of step. For studies of what that costs."""
+
+    def step(self, batch: Batch) -> Predicted:
+        """Predict the batch, then learn it.
+
+        Raises
+        ------
+        DivergedError
+            After ``max_bad_batches`` batches in a row whose loss or gradient is not finite. One of these is skipped
+            and counted: it moves no weight.
+        """
+        self.n_steps += 1
+        at = meet(self.table, batch, self.n_steps)
+        inputs = self._prepare(batch, at)
+        rows = torch.from_numpy(self.table.rows[inputs.unique]).requires_grad_()
+        logits = self.network(rows, inputs)
+        loss = self._loss(logits, batch)
+        self.adam.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        p = torch.sigmoid(logits.detach()).numpy()
+        assert rows.grad is not None
+        mean_loss = float(loss.detach()) / batch.n_candidates
+        if not self._finite(mean_loss, rows.grad):
+            return Predicted(p, mean_loss, learned=False, n_flipped=0)
+        self.adam.step()
+        in_step = self.config.refresh_every == 1 and not self.frozen
+        flipped = self.table.learn(
+            inputs.unique, rows.grad.numpy(), self.config.row_lr, self.n_steps, encode=in_step
+        )
+        return Predicted(p, mean_loss, learned=True, n_flipped=flipped + self._refresh())
+
+    def predict(self, batch: Batch) -> NDArray[np.float32]:
+        """Probabilities float32 ``[N, K]``; changes nothing."""
+        return predict(self.network, self.table, batch, self.config.short, self.config.k)
+
+    def dense(self) -> dict[str, NDArray[np.float32]]:
+        """Copies of the network's weights by name."""
+        return {name: w.detach().numpy().copy() for name, w in self.network.named_parameters()}
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Everything that the next step depends on, by name."""
+        tensors: dict[str, NDArray[Any]] = {f"table.{k}": v for k, v in self.table.state().items()}
+        for name, w in self.network.named_parameters():
+            tensors[f"dense.{name}"] = w.detach().numpy().copy()
+            for key, moment in self.adam.state.get(w, {}).items():
+                tensors[f"adam.{key}.{name}"] = moment.numpy().copy()
+        counters = [self.n_steps, self.n_bad, self._bad_in_a_row, self._refreshed, int(self.frozen)]
+        return tensors | {"steps": np.array(counters, np.int64)}
+
+    @classmethod
+    def restore(
+        cls, config: LearnerConfig, state: Mapping[str, NDArray[Any]], capacity: int = 1 << 24
+    ) -> Learner:
+        """The learner that ``state`` was taken from; its next steps are the same to the bit."""
+        learner = cls(config, 1)
+        of_table = {k.removeprefix("table."): v for k, v in state.items() if k.startswith("table.")}
+        learner.table = EmbeddingTable.restore(of_table, capacity=capacity)
+        for name, w in learner.network.named_parameters():
+            w.data.copy_(torch.from_numpy(state[f"dense.{name}"]))
+            moments = {k: state.get(f"adam.{k}.{name}") for k in ("step", "exp_avg", "exp_avg_sq")}
+            if moments["step"] is not None:
+                learner.adam.state[w] = {k: torch.from_numpy(m.copy()) for k, m in moments.items() if m is not None}
+        n_steps, n_bad, in_a_row, refreshed, frozen = (int(n) for n in state["steps"])
+        learner.n_steps, learner.n_bad, learner._bad_in_a_row = n_steps, n_bad, in_a_row
+        learner._refreshed, learner.frozen = refreshed, bool(frozen)
+        return learner
+
+    def _prepare(self, batch: Batch, at: Located) -> Inputs:
+        unit = self.network.unit
+        return prepare(
+            self.table,
+            batch,
+            at,
+            search=unit.search,
+            reads=unit.reads,
+            short=self.config.short,
+            k=self.config.k,
+        )
+
+    def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
+        """Sum over candidates of log loss; under the eager policy weighted for fake negatives.
+
+        An impression that was learned as negative at once and comes again when it is clicked is seen from a biased
+        distribution; the weights ``(1 + p)`` of positives and ``(1 - p)(1 + p)`` of negatives undo that (Ktena et al.
+        2019, arXiv 1907.06558, section 4.2: fake negative weighted).
+        """
+        labels = torch.from_numpy(batch.labels)
+        losses = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+        if batch.stage.any():
+            p = torch.sigmoid(logits.detach())
+            stage = torch.from_numpy(batch.stage[batch.slate])[:, None]
+            weights = torch.where(labels > 0, 1 + p, (1 - p) * (1 + p))
+            weights[(stage == STAGES.index("click")) & (labels == 0)] = 0  # says nothing of other kinds
+            losses = losses * torch.where(stage == STAGES.index("final"), torch.ones(()), weights)
+        return losses.sum()
+
+    def _finite(self, loss: float, grad: Tensor) -> bool:
+        """Whether this batch may be learned; counts those that may not."""
+        total = sum(float(p.grad.sum()) for p in self.network.parameters() if p.grad is not None)
+        if np.isfinite(loss + total + float(grad.sum())):
+            self._bad_in_a_row = 0
+            return True
+        self.n_bad += 1
+        self._bad_in_a_row += 1
+        log.warning("batch skipped, loss or gradient not finite step=%d loss=%s", self.n_steps, loss)
+        if self._bad_in_a_row >= self.config.max_bad_batches:
+            raise DivergedError(f"step {self.n_steps}: expected a finite loss, got {loss} and {self.n_bad} bad batches")
+        return False
+
+    def _refresh(self) -> int:
+        """Recompute codes that were held back, if their time has come; returns how many bits flipped."""
+        every = self.config.refresh_every
+        if self.frozen or every <= 1 or self.n_steps - self._refreshed < every:
+            return 0
+        slots, _ = self.table.changed_since(self._refreshed)
+        self._refreshed = self.n_steps
+        return self.table.encode(slots)
+
+
+def meet(table: EmbeddingTable, batch: Batch, step: int) -> Located:
+    """Rows of a batch's keys, with every key of side and slate sighted once; unknown keys may be born."""
+    n_fields = batch.items.shape[1]
+    items = np.empty(batch.items.shape, np.int64)
+    sequence = np.empty(batch.sequence.shape, np.int64)
+    side = np.empty(batch.side.shape, np.int64)
+    at_ms = batch.at_ms[batch.slate]
+    for f in reversed(range(n_fields)):  # categories before items: an item is born from its category
+        items[:, f] = table.see(batch.items[:, f], f, _parents(batch.items, f), at_ms, step)
+        parents = _parents(batch.sequence, f)
+        sequence[:, f] = table.meet(batch.sequence[:, f], f, parents, batch.sequence_at, step)
+    for s in range(batch.side.shape[1]):
+        side[:, s] = table.see(batch.side[:, s], n_fields + s, 0, batch.at_ms, step)
+    return Located(side, items, sequence)
+
+
+def locate(table: EmbeddingTable, batch: Batch) -> Located:
+    """Rows of a batch's keys as the table stands; an item without a row reads as its category."""
+
+    def find(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+        columns = [table.find(keys[:, f], _parents(keys, f)) for f in range(keys.shape[1])]
+        return np.stack(columns, 1)
+
+    return Located(table.find(batch.side), find(batch.items), find(batch.sequence))
+
+
+def _parents(keys: NDArray[np.uint64], field_number: int) -> NDArray[np.uint64] | int:
+    """What a key of this item field is born from: an item from its category, anything else from nothing."""
+    return keys[:, 1] if field_number == 0 and keys.shape[1] > 1 else 0
+
+
+def predict(
+    network: Network, table: EmbeddingTable, batch: Batch, short: int, k: int
+) -> NDArray[np.float32]:
+    """Probabilities float32 ``[N, K]`` of a batch; the same code serves trainer and ranker."""
+    unit = network.unit
+    inputs = prepare(
+        table, batch, locate(table, batch), search=unit.search, reads=unit.reads, short=short, k=k
+    )
+    with torch.no_grad():
+        logits: Tensor = network(torch.from_numpy(table.rows[inputs.unique]), inputs)
+        return torch.sigmoid(logits).numpy()

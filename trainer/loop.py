@@ -1,0 +1,164 @@
+"""The trainer's loop: samples in; batches learned, journalled, published and checkpointed as event time passes.
+
+Everything that decides the result is in the log: batches are cut by ``Batcher``, publications and checkpoints fall where
+event time crosses a multiple of their period. The journal in each marker and checkpoint says which offsets made which
+batch; a restart from any checkpoint repeats the same steps and arrives at the same bits.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from stream.events import Sample, Version, decode_sample
+from stream.log import Sink, Source
+from trainer.batch import Batch, make_batch
+from trainer.batcher import Batcher, Ranges
+from trainer.learner import Learner, Predicted
+from trainer.publication import Journal, Publication, encode
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoopRules:
+    """When things happen, in event time."""
+
+    batch_samples: int = 16
+    batch_span_ms: int = 1_000
+    publish_ms: int = 1_000
+    """Between publications; each holds what changed since the one before."""
+    row_ttl_ms: int = 90 * 86_400_000
+    """A row not seen for this long is dropped. Not below the joiner's ``history_ttl_ms``, so that no live behaviour
+    loses its row."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """One batch that was predicted and learned."""
+
+    samples: list[Sample]
+    batch: Batch
+    predicted: Predicted
+    version: Version
+
+
+class Loop:
+    """Learns from a source of samples and publishes to a sink.
+
+    Parameters
+    ----------
+    learner
+        As built, or as restored from a checkpoint.
+    source
+        ``instep.samples``. It is moved to ``offsets``.
+    model
+        ``instep.model``; partition 0 is written, one transaction a publication.
+    offsets
+        Next samples to read, by partition, for every partition of the topic.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        source: Source,
+        model: Sink,
+        offsets: dict[int, int],
+        rules: LoopRules,
+        *,
+        epoch: int = 0,
+        at_ms: int = 0,
+        on_step: Callable[[Step], None] | None = None,
+    ) -> None:
+        self.learner = learner
+        self.offsets = dict(offsets)
+        self.epoch = epoch
+        self.at_ms = at_ms
+        """Closing time of the newest sample learned."""
+        self.journal: Journal = []
+        self.published: Version | None = None
+        self.n_samples = 0
+        self._source = source
+        self._model = model
+        self._rules = rules
+        self._on_step = on_step
+        self._batcher = Batcher(offsets, rules.batch_samples, rules.batch_span_ms)
+        self._expired_ms = at_ms
+        source.seek(self.offsets)
+
+    @property
+    def version(self) -> Version:
+        return Version(self.epoch, self.learner.n_steps)
+
+    def poll(self, max_records: int = 512, end: bool = False) -> int:
+        """Read what is there, learn the batches that it completes; returns how many records were read.
+
+        ``end`` says that no more will come: what waits is learned as a last, smaller batch.
+        """
+        records = self._source.poll(max_records)
+        for r in records:
+            self._batcher.add(r.partition, r.offset, decode_sample(r.value))
+        while (taken := self._batcher.take(end and not records)) is not None:
+            self._learn(*taken)
+        return len(records)
+
+    def publish(self) -> Version:
+        """Write what changed since the last publication; the first one of a process holds everything."""
+        since = self.published
+        table = self.learner.table
+        slots, tombstones = table.changed_since(since.step if since else -1)
+        publication = Publication(
+            version=self.version,
+            since=since,
+            at_ms=self.at_ms,
+            keys=table.keys[slots],
+            fields=table.fields[slots],
+            steps=table.changed[slots],
+            vectors=table.rows[slots],
+            tombstones=tombstones,
+            dense=self.learner.dense(),
+            offsets=self.offsets,
+            journal=self.journal,
+        )
+        for key, value in encode(publication):
+            self._model.write(0, key, value)
+        self._model.commit()
+        self.published = publication.version
+        table.forget_tombstones(publication.version.step)
+        self.journal = []
+        return publication.version
+
+    def _learn(self, samples: list[Sample], ranges: Ranges) -> None:
+        shape = self.learner.config.shape
+        batch = make_batch(samples, shape.n_item_fields, shape.n_kinds)
+        predicted = self.learner.step(batch)
+        self.offsets.update({p: to for p, (_, to) in ranges.items()})
+        self.journal.append(ranges)
+        self.n_samples += len(samples)
+        before_ms, self.at_ms = self.at_ms, samples[-1].closed_ms
+        if self._on_step is not None:
+            self._on_step(Step(samples, batch, predicted, self.version))
+        self._expire()
+        if self.published is None or crossed(before_ms, self.at_ms, self._rules.publish_ms):
+            self.publish()
+
+    def _expire(self) -> None:
+        """Drop idle rows, a few times in a row's lifetime."""
+        if not crossed(self._expired_ms, self.at_ms, max(1, self._rules.row_ttl_ms // 16)):
+            return
+        self._expired_ms = self.at_ms
+        gone = self.learner.table.expire(self.at_ms - self._rules.row_ttl_ms, self.learner.n_steps)
+        if np.size(gone):
+            log.info("rows expired n_rows=%d", len(gone))
+
+
+def crossed(before_ms: int, now_ms: int, every_ms: int) -> bool:
+    """Whether event time passed a multiple of ``every_ms``.
+
+    >>> crossed(900, 1100, 1000), crossed(1100, 1900, 1000)
+    (True, False)
+    """
+    return now_ms // every_ms > before_ms // every_ms

@@ -1,0 +1,231 @@
+"""Multi-head target attention over the few behaviours that a search picked.
+
+With the projections absorbed, ``W_q' W_k -> A_h`` and ``W_o W_v -> B_h``, keys and values are the embeddings themselves:
+
+    score[h, j] = (A_h t) . x_j + gap_bias[h, gap_j]        alpha = softmax over j        out = sum_h B_h sum_j alpha x_j
+
+so nothing is projected per behaviour, and a candidate costs ``4 H k D`` multiply-adds whatever the sequence's length.
+``attend`` is the inner part, score to ``sum_j alpha x_j``, as one kernel that reads rows of the embedding matrix in
+place; ``attend_torch`` is the same in plain torch, its oracle and what runs on other devices.
+
+Source: Vaswani et al. 2017, section 3.2; ETA, arXiv 2108.04468, section 3.3.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numba
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+N_GAPS = 32
+"""Buckets of the time gap between a behaviour and the impression: the bit length of its seconds."""
+
+# Sums may be reassociated here, so that LLVM can use vector registers: the same bits on the same kind of machine, as with
+# torch's own matrix products. Codes and search, which must agree between machines, allow nothing of the kind.
+_fast: Any = numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
+
+
+@dataclass(frozen=True)
+class Picked:
+    """The behaviours that each candidate attends over, as rows of the batch's embedding matrix.
+
+    ``R`` lists of up to ``k`` behaviours; several candidates may share one list.
+    """
+
+    index: NDArray[np.int32]
+    """``[R, k, F]`` rows of the embedding matrix; places from ``count`` on are not read."""
+    count: NDArray[np.int32]
+    """``[R]``."""
+    gap: NDArray[np.uint8]
+    """``[R, k]`` bucket of the time since, ``< N_GAPS``."""
+    of: NDArray[np.int64]
+    """``[N]``: the list of each candidate."""
+
+
+class TargetAttention(nn.Module):
+    """Attention of a candidate over its picked behaviours; heads start on blocks of their own.
+
+    Parameters
+    ----------
+    dim
+        ``D`` of target and behaviour: all item fields side by side.
+    heads
+        ``H``; divides ``dim``.
+    sharpness
+        Score of a unit target with itself at the start: A_h is ``sharpness`` times the identity on head h's block.
+    """
+
+    def __init__(self, dim: int, heads: int, sharpness: float = 4.0) -> None:
+        super().__init__()
+        block = torch.eye(heads).repeat_interleave(dim // heads, dim=1)  # [H, D]
+        self.a = nn.Parameter(sharpness * torch.diag_embed(block))  # [H, D, D]
+        self.b = nn.Parameter(torch.diag_embed(block).reshape(heads * dim, dim))  # [H D, D]
+        self.gap_bias = nn.Parameter(torch.zeros(N_GAPS, heads))
+        self.heads = heads
+
+    def forward(self, target: Tensor, rows: Tensor, picked: Picked) -> Tensor:
+        """``target`` ``[N, D]``, ``rows`` ``[U, d]`` -> ``[N, D]``; zeros where nothing was picked."""
+        n, dim = target.shape
+        # one product for all heads: [N, D] x [D, H D]
+        queries = target @ self.a.permute(1, 0, 2).reshape(dim, self.heads * dim)
+        queries = queries.view(n, self.heads, dim)
+        run = attend if rows.device.type == "cpu" and rows.dtype == torch.float32 else attend_torch
+        return run(queries, rows, self.gap_bias, picked).reshape(n, -1) @ self.b
+
+
+def attend(queries: Tensor, rows: Tensor, gap_bias: Tensor, picked: Picked) -> Tensor:
+    """Softmax-weighted sum of the picked rows for every candidate and head.
+
+    Parameters
+    ----------
+    queries
+        float32 ``[N, H, D]``, ``D = F d``.
+    rows
+        float32 ``[U, d]``, the batch's embedding matrix.
+    gap_bias
+        float32 ``[N_GAPS, H]``, added to the score by the time since the behaviour.
+
+    Returns
+    -------
+    float32 ``[N, H, D]``.
+    """
+    return cast(Tensor, _Attend.apply(queries, rows, gap_bias, picked))
+
+
+def attend_torch(queries: Tensor, rows: Tensor, gap_bias: Tensor, picked: Picked) -> Tensor:
+    """The same as ``attend`` in plain torch: any device, any dtype, any number of derivatives."""
+    device = rows.device
+    of = torch.as_tensor(picked.of, device=device)
+    r, k, f = picked.index.shape
+    filled = torch.arange(k, device=device) < torch.as_tensor(picked.count, device=device)[:, None]  # [R, k]
+    index = torch.as_tensor(picked.index, device=device).long().where(filled[:, :, None], 0)
+    gap = torch.as_tensor(picked.gap, device=device).long().where(filled, 0)
+    x = rows[index].reshape(r, k, -1)[of]  # [N, k, D]
+    scores = torch.einsum("nhd,nkd->nhk", queries, x) + gap_bias[gap].transpose(1, 2)[of]
+    scores = scores.masked_fill(~filled[of][:, None], -torch.inf)
+    alpha = scores.softmax(-1).nan_to_num(0.0)
+    return torch.einsum("nhk,nkd->nhd", alpha, x)
+
+
+class _Attend(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, queries: Tensor, rows: Tensor, gap_bias: Tensor, picked: Picked) -> Tensor:
+        n, heads, dim = queries.shape
+        alpha = np.empty((n, heads, picked.index.shape[1]), np.float32)
+        out = np.empty((n, heads, dim), np.float32)
+        arrays = [t.detach().contiguous().numpy() for t in (queries, rows, gap_bias)]
+        _forward(*arrays, picked.index, picked.count, picked.gap, picked.of, alpha, out)
+        ctx.arrays, ctx.picked, ctx.alpha = arrays, picked, alpha
+        return torch.from_numpy(out)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor, None]:
+        picked: Picked = ctx.picked
+        d_queries, d_rows, d_bias = (np.zeros_like(a) for a in ctx.arrays)
+        grad = grads[0].contiguous().numpy()
+        where = (picked.index, picked.count, picked.gap, picked.of)
+        _backward(*ctx.arrays, *where, ctx.alpha, grad, d_queries, d_rows, d_bias)
+        return torch.from_numpy(d_queries), torch.from_numpy(d_rows), torch.from_numpy(d_bias), None
+
+
+@_fast
+def _gather(rows, index, n, x):  # type: ignore[no-untyped-def]
+    d = rows.shape[1]
+    for j in range(n):
+        for f in range(index.shape[1]):
+            row = rows[index[j, f]]
+            into = x[j, f * d : (f + 1) * d]
+            for c in range(d):
+                into[c] = row[c]
+
+
+@_fast
+def _forward(queries, rows, gap_bias, index, count, gap, of, alpha, out):  # type: ignore[no-untyped-def]
+    n_candidates, heads, dim = queries.shape
+    x = np.empty((index.shape[1], dim), np.float32)
+    held = -1
+    for n in range(n_candidates):
+        r = of[n]
+        m = count[r]
+        if r != held:  # candidates of one slate come one after the other and may share a list
+            _gather(rows, index[r], m, x)
+            held = r
+        for h in range(heads):
+            q = queries[n, h]
+            a = alpha[n, h]
+            o = out[n, h]
+            top = np.float32(-np.inf)
+            for j in range(m):
+                row = x[j]
+                s = np.float32(0)
+                for c in range(dim):
+                    s += q[c] * row[c]
+                s += gap_bias[gap[r, j], h]
+                a[j] = s
+                top = max(top, s)
+            total = np.float32(0)
+            for j in range(m):
+                e = np.exp(a[j] - top)
+                a[j] = e
+                total += e
+            for c in range(dim):
+                o[c] = 0
+            for j in range(m):
+                w = a[j] / total
+                a[j] = w
+                row = x[j]
+                for c in range(dim):
+                    o[c] += w * row[c]
+
+
+@_fast
+def _backward(queries, rows, gap_bias, index, count, gap, of, alpha, grad, d_queries, d_rows, d_bias):  # type: ignore[no-untyped-def]
+    # With p = softmax(s), o = p x and g the gradient of o:
+    #   dp_j = g . x_j    ds_j = p_j (dp_j - sum_i p_i dp_i)    dq = sum_j ds_j x_j    dx_j = p_j g + ds_j q
+    n_candidates, heads, dim = queries.shape
+    n_fields = index.shape[2]
+    d = rows.shape[1]
+    x = np.empty((index.shape[1], dim), np.float32)
+    dx = np.zeros((index.shape[1], dim), np.float32)
+    ds = np.empty(index.shape[1], np.float32)
+    held = -1
+    for n in range(n_candidates):
+        r = of[n]
+        m = count[r]
+        if r != held:
+            _gather(rows, index[r], m, x)
+            held = r
+        for h in range(heads):
+            q = queries[n, h]
+            g = grad[n, h]
+            p = alpha[n, h]
+            dq = d_queries[n, h]
+            mean = np.float32(0)
+            for j in range(m):
+                row = x[j]
+                s = np.float32(0)
+                for c in range(dim):
+                    s += g[c] * row[c]
+                ds[j] = s
+                mean += p[j] * s
+            for j in range(m):
+                w = p[j]
+                s = w * (ds[j] - mean)
+                d_bias[gap[r, j], h] += s
+                row = x[j]
+                drow = dx[j]
+                for c in range(dim):
+                    dq[c] += s * row[c]
+                    drow[c] += w * g[c] + s * q[c]
+        if n + 1 == n_candidates or of[n + 1] != r:
+            for j in range(m):
+                for f in range(n_fields):
+                    into = d_rows[index[r, j, f]]
+                    for c in range(d):
+                        into[c] += dx[j, f * d + c]
+                        dx[j, f * d + c] = 0

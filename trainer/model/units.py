@@ -1,0 +1,92 @@
+"""Interest units: how a behaviour sequence becomes a vector for a candidate.
+
+All share the network around them (``ctr.py``), the attention over the short part, and the features that say how many
+behaviours were near, so that what differs is what is read of the long part:
+
+=========  ==================================================================================================
+eta        target attention over the k nearest by Hamming distance of SimHash codes (ETA, arXiv 2108.04468)
+exact      the same over the k with the largest inner product
+category   the same over the k most recent of the candidate's category (SIM(hard), arXiv 2006.05639)
+full       target attention over all of it
+short      nothing: the short part alone
+average    mean of all behaviours, short and long, no attention (Covington et al. 2016, section 3.2)
+=========  ==================================================================================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from math import cos, pi
+from typing import Literal
+
+import numpy as np
+
+from trainer.batch import Batch
+from trainer.model.inputs import Located, Rows, Search, Slots
+from trainer.model.search import Found, category_top_k, hamming_top_k, inner_top_k
+
+RADII = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8)
+"""Distances within which behaviours are counted, as parts of all bits; for vectors, the angle that they mean."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What a unit searches with and reads of the long part."""
+
+    search: Search | None
+    reads: Literal["nothing", "picked", "all"]
+    attends: bool = True
+    n_counts: int = len(RADII)
+
+
+def hamming(
+    table: Rows, batch: Batch, at: Located, start: Slots, stop: Slots, k: int, *, n_coded: int
+) -> Found:
+    """The k behaviours whose codes differ in the fewest bits; an item's code is that of its coded fields, side by side."""
+    queries = table.codes[at.items[:, :n_coded]].reshape(len(at.items), -1)
+    keys = table.codes[at.sequence[:, :n_coded]].reshape(len(at.sequence), -1)
+    bits = queries.shape[1] * 64
+    radii = tuple(round(r * bits) for r in RADII)
+    return hamming_top_k(queries, keys, batch.first, start, stop, k, radii=radii)
+
+
+def inner(table: Rows, batch: Batch, at: Located, start: Slots, stop: Slots, k: int, *, n_coded: int) -> Found:
+    """The k behaviours with the largest inner product of the same fields' vectors."""
+    queries = table.rows[at.items[:, :n_coded]].reshape(len(at.items), -1)
+    keys = table.rows[at.sequence[:, :n_coded]].reshape(len(at.sequence), -1)
+    radii = tuple(cos(pi * r) for r in RADII)
+    return inner_top_k(queries, keys, batch.first, start, stop, k, radii=radii)
+
+
+def category(table: Rows, batch: Batch, at: Located, start: Slots, stop: Slots, k: int) -> Found:
+    """The k most recent behaviours in the candidate's category, the first item feature."""
+    queries = np.ascontiguousarray(batch.items[:, 1])
+    keys = np.ascontiguousarray(batch.sequence[:, 1])
+    return category_top_k(queries, keys, batch.first, start, stop, k)
+
+
+def make_unit(name: str, n_coded: int) -> Unit:
+    """The unit of that name; ``n_coded`` item fields have codes.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    by_code: Search = partial(hamming, n_coded=n_coded)
+    by_vector: Search = partial(inner, n_coded=n_coded)
+    units = {
+        "eta": Unit(by_code, "picked"),
+        "exact": Unit(by_vector, "picked"),
+        "category": Unit(category, "picked", n_counts=1),
+        "full": Unit(by_vector, "all"),
+        "short": Unit(by_vector, "nothing"),
+        "average": Unit(None, "all", attends=False, n_counts=0),
+    }
+    if name not in units:
+        raise ValueError(f"model: expected one of {', '.join(units)}, got {name!r}")
+    return units[name]
+
+
+UNITS = ("eta", "exact", "category", "full", "short", "average")
