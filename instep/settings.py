@@ -30,7 +30,7 @@ class StreamSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """[stream]: the log and the join."""
 
     partitions: Annotated[int, Meta(ge=1, le=4096)] = 4
-    windows: dict[str, Ms] = {"click": 60_000}
+    windows: dict[str, Ms] = msgspec.field(default_factory=lambda: {"click": 60_000})
     """Attribution window in ms of each action kind that is a label. The first is what the model ranks by."""
     lateness_ms: Annotated[int, Meta(ge=0, le=10**12)] = 5_000
     """How far events may be out of order."""

@@ -63,8 +63,22 @@ class Fields:
 
     def item_keys(self, item: str, features: Mapping[str, Value], path: str = "$") -> list[int]:
         """One key per item column; 0 where a feature is absent. Raises BadEvent naming the path."""
-        return [key_of("item", item), *(f.key(features, f"{path}.features") for f in self._item)]
+        return _keys(key_of("item", item), self._item, features, path, "features")
 
     def side_keys(self, user: str, context: Mapping[str, Value]) -> list[int]:
         """One key per side column; 0 where a feature is absent. Raises BadEvent naming the path."""
-        return [key_of("user", user), *(f.key(context, "$.context") for f in self._side)]
+        return _keys(key_of("user", user), self._side, context, "$", "context")
+
+
+def _keys(
+    first: int, declared: list[Feature], values: Mapping[str, Value], path: str, name: str
+) -> list[int]:
+    """The first key and those of the declared features; nearly all are words, so those take the short way."""
+    keys = [first]
+    for f in declared:
+        value = values.get(f.name)
+        if isinstance(value, str) and f.kind == "categorical":
+            keys.append(key_of(f.name, value))
+        else:
+            keys.append(f.key(values, f"{path}.{name}"))
+    return keys

@@ -109,8 +109,8 @@ class MemoryLog:
     sync
         Wait at each commit until the disk has it. Without, a commit survives the process but not the machine.
     start
-        The offset that the first record of each partition gets, 0 where not given: for a new log in memory that
-        goes on where another was.
+        The offset that the first record of each partition gets, 0 where not given: for a new log that goes on
+        where another was. A log that is on disk already keeps its own.
 
     Raises
     ------
@@ -130,8 +130,10 @@ class MemoryLog:
             raise LogError(path or "log", f"expected at least 1 partition, got {partitions}")
         self.partitions = partitions
         self.offsets: dict[int, int] = {}
-        self._start = dict.fromkeys(range(partitions), 0) | dict(start or {})
+        self._start = dict.fromkeys(range(partitions), 0)
         self._end = dict(self._start)
+        for partition, at in (start or {}).items():
+            self._start[self._known(partition)] = self._end[partition] = at
         # Every record is known by its number of arrival, the first one in memory being number _first.
         self._records: list[Record | None] = []
         self._first = 0
@@ -226,6 +228,8 @@ class MemoryLog:
                 if n == 1 and len(commit.start) != self.partitions:
                     what = f"expected a log of {self.partitions} partitions, got one of {len(commit.start)}"
                     raise LogError(frames.path, what)
+                if n == 1:
+                    self._start, self._end = dict(commit.start), dict(commit.start)
                 self._apply(commit)
             if n == 0:
                 frames.replace(map(_packer.encode, self._commits()))

@@ -30,7 +30,7 @@ Values = NDArray[np.int64]
 Scalar = Any
 """A number inside a kernel, where numba and not mypy tells a uint64 from an int64."""
 
-MOVES = 16
+MOVES = 8
 """Old slots moved for each new key. With 2 the old table would be empty just as the new one is full."""
 AHEAD = 24
 """How many keys ahead a batch asks for memory: 2 to 5 times as fast as waiting, flat between 16 and 64."""
@@ -63,6 +63,7 @@ class KeyMap:
 
     def __init__(self) -> None:
         self.slots = _empty(64)
+        self._given_back = 0  # bytes
 
     def __len__(self) -> int:
         return int(self.slots.meta[_N])
@@ -107,9 +108,12 @@ class KeyMap:
     def room(self, n: int) -> Slots:
         """The slots, after making sure that ``n`` more keys fit: for kernels that call ``put``."""
         slots, needed = self.slots, 2 * (len(self) + n)
-        if slots.old.size and slots.meta[_MOVED] == len(slots.old):
-            slots = slots._replace(old=slots.old[:0].copy())
-            slots.meta[_MOVED] = 0
+        if slots.old.size:
+            moved = int(slots.meta[_MOVED])
+            self._given_back = _give_back(slots.old, self._given_back, moved)
+            if moved == len(slots.old):
+                slots = slots._replace(old=slots.old[:0].copy())
+                slots.meta[_MOVED] = self._given_back = 0
         if needed > len(slots.table):
             _move(slots, len(slots.old))
             bigger = _empty(1 << (needed - 1).bit_length())
@@ -126,6 +130,17 @@ def reserve(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE
     memory = mmap.mmap(-1, max(1, n * np.dtype(dtype).itemsize), flags=flags)
     return np.frombuffer(memory, dtype, n).reshape(shape)
+
+
+def _give_back(slots: Keys, start: int, moved: int) -> int:
+    """Return the memory of moved slots from byte ``start`` on, up to where: all at once would be a pause."""
+    stop = moved * slots.itemsize * 2 // mmap.PAGESIZE * mmap.PAGESIZE
+    owner = slots.base
+    while isinstance(owner, np.ndarray):
+        owner = owner.base
+    if stop > start and isinstance(owner, mmap.mmap):
+        owner.madvise(mmap.MADV_DONTNEED, start, stop - start)
+    return max(start, stop)
 
 
 def _empty(size: int) -> Slots:
@@ -245,10 +260,12 @@ def find_all(slots: Slots, keys: Keys, values: Values) -> Scalar:
     """``get`` for many keys; how many of them have no value."""
     missing = _find_in(slots.table, slots.meta[_SHIFT], keys, values)
     if missing and slots.meta[_MOVED] < slots.old.shape[0]:
-        missing = 0
+        shift, missing = np.uint64(slots.meta[_OLD_SHIFT]), 0
         for i in range(keys.size):
+            if i + AHEAD < keys.size and values[i + AHEAD] < 0:
+                prefetch(slots.old, mix(keys[i + AHEAD]) >> shift)
             if values[i] < 0:
-                values[i] = get(slots, keys[i])
+                values[i] = np.int64(slots.old[_place(slots.old, shift, keys[i]), 1]) - 1
                 missing += values[i] < 0
     return missing
 

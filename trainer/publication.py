@@ -83,7 +83,7 @@ def encode(publication: Publication) -> list[tuple[bytes, bytes]]:
                 "vectors": publication.vectors[i : i + BLOCK_ROWS],
             }
         )
-        for i in range(0, n, BLOCK_ROWS)
+        for i in range(0, max(1, n), BLOCK_ROWS)  # one at least: it says how long a vector is
     ]
     rest = {f"dense.{name}": np.ascontiguousarray(w) for name, w in publication.dense.items()}
     blocks.append(save({"tombstones": publication.tombstones, **rest}))
@@ -129,15 +129,14 @@ class Assembler:
 
 def _assemble(marker: Marker, parts: list[Mapping[str, NDArray[Any]]]) -> Publication:
     *rows, rest = parts
-    dim = rows[0]["vectors"].shape[1] if rows else 0
     return Publication(
         version=marker.version,
         since=marker.since,
         at_ms=marker.at_ms,
-        keys=np.concatenate([np.zeros(0, np.uint64), *(r["keys"] for r in rows)]),
-        fields=np.concatenate([np.zeros(0, np.uint8), *(r["fields"] for r in rows)]),
-        steps=np.concatenate([np.zeros(0, np.int64), *(r["steps"] for r in rows)]),
-        vectors=np.concatenate([np.zeros((0, dim), np.float32), *(r["vectors"] for r in rows)]),
+        keys=np.concatenate([r["keys"] for r in rows]),
+        fields=np.concatenate([r["fields"] for r in rows]),
+        steps=np.concatenate([r["steps"] for r in rows]),
+        vectors=np.concatenate([r["vectors"] for r in rows]),
         tombstones=rest["tombstones"],
         dense={name[len("dense.") :]: w for name, w in rest.items() if name.startswith("dense.")},
         offsets=marker.offsets,

@@ -208,6 +208,15 @@ def test_what_is_trimmed_is_let_go_even_while_another_partition_is_not() -> None
     assert len(log._records) == 1
 
 
+def test_a_reader_goes_on_although_what_lies_before_it_in_other_partitions_is_trimmed() -> None:
+    log = MemoryLog(2)
+    source = log.source([0])
+    for p in (1, 1, 1, 0, 0, 0, 1):
+        log.append(p, b"", b"")
+    log.trim({1: 3})
+    assert [r.offset for _ in range(4) for r in source.poll(1)] == [0, 1, 2]
+
+
 def test_a_log_needs_partitions_and_knows_its_own() -> None:
     with pytest.raises(LogError, match="expected at least 1 partition, got 0"):
         MemoryLog(0)

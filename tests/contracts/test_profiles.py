@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.events import Origin
@@ -19,6 +19,7 @@ def in_memory(max_history: int, ttl_ms: int) -> Profiles:
     return MemoryProfiles(2, max_history, ttl_ms)
 
 
+steadily = settings(deadline=None, derandomize=True)
 each = pytest.mark.parametrize("make", [in_memory])
 
 Put = tuple[int, int, int, int]
@@ -46,6 +47,7 @@ def expected(log: list[Put], user: int, at_ms: int, limit: int, ttl_ms: int) -> 
 
 
 @each
+@steadily
 @given(puts, st.integers(0, 25), st.integers(1, 8), st.integers(1, 20))
 def test_a_sequence_is_the_most_recent_behaviours_strictly_before(
     make: Make, log: list[Put], at_ms: int, limit: int, ttl_ms: int
@@ -58,6 +60,7 @@ def test_a_sequence_is_the_most_recent_behaviours_strictly_before(
 
 
 @each
+@steadily
 @given(puts, st.data())
 def test_reading_a_part_of_the_log_again_changes_nothing(
     make: Make, log: list[Put], data: st.DataObject
@@ -82,6 +85,7 @@ def test_a_replayed_action_does_not_return_after_it_was_pushed_out(make: Make) -
 
 
 @each
+@steadily
 @given(puts, st.integers(1, 4))
 def test_the_most_recent_are_kept_however_many_come(make: Make, log: list[Put], max_history: int) -> None:
     profiles = make(max_history, 1000)

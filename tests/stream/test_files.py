@@ -209,6 +209,7 @@ def test_progress_grows_from_nothing_to_all_of_the_bytes(
     for name in "ab":
         write_events(tmp_path / f"{name}{suffix}", some_events(200))
     source = FileSource(tmp_path, N)
+    source.end()
     done = [source.bytes_done]
     while source.poll(10):
         done.append(source.bytes_done)
@@ -274,7 +275,10 @@ def test_a_parquet_file_of_another_shape_is_an_error_with_what_came(tmp_path: Pa
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES[1:])
-def test_a_file_that_ends_too_early_is_an_error_each_time_it_is_polled(suffix: str, tmp_path: Path) -> None:
+def test_a_file_that_ends_too_early_is_an_error_each_time_it_is_polled(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "CHUNK", 10_000)
     path = tmp_path / f"x{suffix}"
     rng = random.Random(0)
     write_events(path, (b"%d" % rng.getrandbits(512) for _ in range(3_000)))

@@ -120,6 +120,20 @@ def test_after_a_restart_records_offsets_and_trims_are_as_they_were(tmp_path: Pa
     log.close()
 
 
+def test_a_new_log_can_go_on_at_given_offsets_and_one_on_disk_keeps_its_own(tmp_path: Path) -> None:
+    for start in ({1: 5}, {0: 9, 1: 1}):
+        log = MemoryLog(2, tmp_path / "x.log", start=start)
+        assert (log.start(), log.source().offsets) == ({0: 0, 1: 5}, {0: 0, 1: 5})
+        log.append(1, b"", b"")
+        log.close()
+    log = MemoryLog(2, tmp_path / "x.log")
+    assert log.end() == {0: 0, 1: 7}
+    assert [r.offset for r in log.source().poll(9)] == [5, 6]
+    log.close()
+    with pytest.raises(LogError, match=r"expected a partition in 0\.\.1, got 2"):
+        MemoryLog(2, start={2: 0})
+
+
 def test_the_file_of_a_trimmed_log_shrinks(tmp_path: Path) -> None:
     path = tmp_path / "x.log"
     log = MemoryLog(2, path)

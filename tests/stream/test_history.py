@@ -13,6 +13,7 @@ Behaviour = tuple[tuple[int, int], int, int]
 
 keys = st.tuples(st.sampled_from([1, 2**63, 2**64 - 1]), st.integers(0, 1))
 behaviours = st.lists(st.tuples(keys, st.integers(0, 12), st.integers(1, 2)), max_size=25)
+steadily = settings(deadline=None, derandomize=True)
 limits, ttls = st.integers(1, 6), st.integers(1, 12)
 
 
@@ -43,6 +44,7 @@ def expected(
     return found[-limit:]
 
 
+@steadily
 @given(behaviours, st.integers(0, 14), limits, ttls)
 def test_what_lies_before_a_moment_is_what_a_sorted_list_gives(
     added: list[Behaviour], at_ms: int, limit: int, ttl_ms: int
@@ -50,6 +52,7 @@ def test_what_lies_before_a_moment_is_what_a_sorted_list_gives(
     assert seen(history_of(added), at_ms, limit, ttl_ms) == expected(added, at_ms, limit, ttl_ms)
 
 
+@steadily
 @given(behaviours)
 def test_a_behaviour_is_added_once(added: list[Behaviour]) -> None:
     history, known = History(n_fields=2), set[Behaviour]()
@@ -60,6 +63,7 @@ def test_a_behaviour_is_added_once(added: list[Behaviour]) -> None:
     assert history.newest_ms == max((b[1] for b in known), default=-1)
 
 
+@steadily
 @given(behaviours, behaviours, st.integers(0, 12), st.integers(0, 5), limits, ttls)
 def test_trimming_changes_no_answer_from_then_on(
     added: list[Behaviour], later: list[Behaviour], from_ms: int, ahead_ms: int, limit: int, ttl_ms: int
@@ -73,6 +77,7 @@ def test_trimming_changes_no_answer_from_then_on(
     assert seen(trimmed, at_ms, limit, ttl_ms) == expected(added + later, at_ms, limit, ttl_ms)
 
 
+@steadily
 @given(behaviours, st.integers(0, 12), limits, ttls)
 def test_trimming_leaves_only_what_an_answer_can_need(
     added: list[Behaviour], from_ms: int, limit: int, ttl_ms: int
@@ -85,6 +90,7 @@ def test_trimming_leaves_only_what_an_answer_can_need(
     assert history.trim(from_ms, limit, ttl_ms) == 0
 
 
+@steadily
 @given(behaviours, behaviours)
 def test_a_decoded_history_goes_on_like_the_one_encoded(
     added: list[Behaviour], later: list[Behaviour]
@@ -95,7 +101,7 @@ def test_a_decoded_history_goes_on_like_the_one_encoded(
     assert copy.encode() == history.encode()
 
 
-@settings(max_examples=30)
+@steadily
 @given(behaviours, st.data())
 def test_a_history_that_is_not_whole_is_refused(added: list[Behaviour], data: st.DataObject) -> None:
     raw = history_of(added).encode()

@@ -26,7 +26,7 @@ def agree(found: KeyMap, expected: dict[int, int], also: list[int]) -> None:
     assert len(found) == len(expected)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80, deadline=None, derandomize=True)
 @given(st.lists(operations, max_size=25))
 def test_any_calls_leave_what_a_dict_would_hold(calls: list[tuple[str, list[int] | int]]) -> None:
     found, expected, value = KeyMap(), dict[int, int](), 0
@@ -75,7 +75,7 @@ def test_a_new_key_moves_a_bounded_number_of_slots() -> None:
         was = int(found.slots.meta[1]) if found.slots.old.size else 0
         found.put([key], [0])
         worst = max(worst, int(found.slots.meta[1]) - was)
-    assert 16 <= worst < 100  # sixteen and the rest of a group, never the 65,536 of the table
+    assert 8 <= worst < 100  # eight and the rest of a group, never the 65,536 of the table
 
 
 def test_a_table_is_at_most_half_full_and_keeps_that_when_keys_come_and_go() -> None:

@@ -141,6 +141,7 @@ def test_the_prior_itself_has_a_normalised_entropy_and_a_calibration_of_one() ->
 
 @untimed
 @given(rows)
+@example([(0.1, 0, 1, 0), (0.5, 1, 1, 0), (0.5, 0, 2, 0), (0.7, 1, 2, 0)])  # a tie across users
 def test_gauc_is_the_mean_auc_of_users_with_both_classes_by_their_candidates(drawn: list[Row]) -> None:
     p, y, user, _ = columns(drawn)
     won, n = 0.0, 0
@@ -181,6 +182,12 @@ def test_deciles_part_the_candidates_by_prediction_whatever_their_order(
     order = np.array(random.sample(range(len(p)), len(p)))
     again = deciles(p[order], y[order])
     assert [(d.n, d.n and d.observed) for d in again] == [(d.n, d.n and d.observed) for d in found]
+
+
+def test_equal_predictions_lie_in_the_decile_of_their_middle() -> None:
+    assert [d.n for d in deciles([0.3] * 7, [0] * 7)] == [0, 0, 0, 0, 0, 7, 0, 0, 0, 0]
+    thirds = deciles([0.1] * 10 + [0.2] * 10 + [0.3] * 10, [0] * 30)
+    assert [k for k, d in enumerate(thirds) if d.n] == [1, 5, 8]
 
 
 def test_deciles_of_distinct_predictions_are_tenths_with_binomial_errors() -> None:

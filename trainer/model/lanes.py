@@ -3,9 +3,9 @@
 LLVM turns them into what the machine has (AVX2, AVX-512, NEON, SSE2) without changing what they compute: no
 fused multiply-add, no reassociation. A result has the same bits everywhere.
 
+>>> import numba
 >>> import numpy as np
->>> from trainer.jit import njit
->>> @njit
+>>> @numba.njit
 ... def both(a, b):
 ...     return count(load(a, 0) & load(b, 0))
 >>> int(both(np.full(4, 7, np.uint64), np.full(4, 5, np.uint64)))
@@ -109,7 +109,9 @@ def count(typing: Any, words: Any) -> Any:
     """How many bits of a register are set, int64."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-        counts = builder.ctpop(args[0])
+        ctpop = ir.FunctionType(_WORDS, [_WORDS])
+        ctpop = cgutils.get_or_insert_function(builder.module, ctpop, f"llvm.ctpop.v{LANES}i64")
+        counts = builder.call(ctpop, args)
         each = [builder.extract_element(counts, ir.Constant(ir.IntType(32), i)) for i in range(LANES)]
         return builder.add(builder.add(each[0], each[1]), builder.add(each[2], each[3]))
 
@@ -133,7 +135,9 @@ def _sums(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     """``SUMS`` sums over ``d`` of ``vector[d] * matrix[d, column + s]``: rounded, then added, in order of ``d``."""
     vector, matrix, column = args[:3]
     size = context.make_array(sig.args[0])(context, builder, vector).nitems
-    stride = cgutils.unpack_tuple(builder, context.make_array(sig.args[1])(context, builder, matrix).shape)[-1]
+    stride = cgutils.unpack_tuple(builder, context.make_array(sig.args[1])(context, builder, matrix).shape)[
+        -1
+    ]
     zeros = ir.Constant(_FLOATS, None)
     sums = cgutils.alloca_once_value(builder, zeros)
     with cgutils.for_range(builder, size) as loop:
@@ -179,7 +183,7 @@ def _define(symbol: Any, name: str, right: Any) -> None:
 
         return lanes(lanes, right), codegen
 
-    @overload(symbol)
+    @overload(symbol, strict=False)
     def apply(a: Any, b: Any) -> Any:
         if isinstance(a, Lanes) and isinstance(b, Lanes) == (right is lanes):
             return lambda a, b: act(a, b)
@@ -197,6 +201,6 @@ def _invert(typing: Any, a: Any) -> Any:
     return lanes(lanes), lambda context, builder, sig, args: builder.not_(args[0])
 
 
-@overload(operator.invert)
+@overload(operator.invert, strict=False)
 def _(a: Any) -> Any:
     return (lambda a: _invert(a)) if isinstance(a, Lanes) else None

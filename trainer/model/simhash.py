@@ -129,7 +129,9 @@ def hamming(a: Codes, b: Codes) -> NDArray[np.int64]:
 
 def _check(vectors: tuple[int, ...], planes: tuple[int, ...]) -> None:
     if len(vectors) != 2 or len(planes) != 2 or vectors[1] != planes[0]:
-        raise ValueError(f"simhash: expected vectors [n, dim] and planes [dim, bits], got {vectors} and {planes}")
+        raise ValueError(
+            f"simhash: expected vectors [n, dim] and planes [dim, bits], got {vectors} and {planes}"
+        )
     _check_bits(planes[1])
 
 
