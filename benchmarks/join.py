@@ -8,7 +8,10 @@ from __future__ import annotations
 import gc
 import json
 import random
+from collections.abc import Sequence
 from time import process_time
+
+import msgspec
 
 from stream.events import Action, Candidate, Event, Impression, Origin, Tick, encode_event
 from stream.fields import Feature, Fields
@@ -31,7 +34,7 @@ def _slate(rng: random.Random, n: int, user: int, at_ms: int, n_candidates: int)
     return Impression(f"impression{n}", f"user{user}", at_ms, candidates, {"device": "phone"})
 
 
-def _us_each(joiner: Joiner, events: list[Event]) -> float:
+def _us_each(joiner: Joiner, events: Sequence[Event]) -> float:
     first = joiner.next_offset
     records = [Record(0, first + n, b"", encode_event(e)) for n, e in enumerate(events)]
     gc.collect()
@@ -54,10 +57,12 @@ def run(n_slates: int = 10_000, n_behaviours: int = 500, n_candidates: int = 10)
     ]
     out_of_order_us = _us_each(joiner, out_of_order)
 
-    slates, clicks = list[Event](), list[Event]()
+    slates, clicks = list[Impression](), list[Event]()
     for n in range(n_slates):
         slates.append(_slate(rng, n, n % N_USERS, now + n, n_candidates))
-        clicks.append(_action(rng, n % N_USERS, now + n_slates + n, f"impression{n}"))
+        shown = slates[-1].candidates[n % n_candidates]
+        click = _action(rng, n % N_USERS, now + n_slates + n, f"impression{n}")
+        clicks.append(msgspec.structs.replace(click, item=shown.item, features=shown.features))
     open_us, label_us = _us_each(joiner, slates), _us_each(joiner, clicks)
     ends: list[Event] = [Tick(now + n + 60_000 + 5_001) for n in range(n_slates)]
     close_us = _us_each(joiner, ends)

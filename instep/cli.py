@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from instep import settings as settings_file
-from instep.settings import Settings, SettingsError
-from instep.world import BadWorld
-from stream.events import BadEvent
-from stream.log import LogError
-from trainer.checkpoint import CheckpointError
+from instep.settings import DAY_MS, Settings, SettingsError
 
-EXPECTED = (SettingsError, LogError, BadEvent, BadWorld, CheckpointError)
-"""Errors whose message is for the person at the keyboard: one line, no traceback."""
+# What pulls in torch is imported by the commands that need it: --help and a mistyped option answer at once.
 
 app = typer.Typer(
     help="Online learning for click-through-rate ranking: a model and its search, in step.",
@@ -30,18 +27,21 @@ app = typer.Typer(
 importing = typer.Typer(help="Turn a public data set into an event log.", no_args_is_help=True)
 app.add_typer(importing, name="import")
 
-Out = Annotated[Path, typer.Option("--out", help="Folder for the results.", file_okay=False)]
-SettingsPath = Annotated[
-    Path | None, typer.Option("--settings", help="instep.toml; the one beside LOG if not given.")
+LOG_NAME, SETTINGS_NAME = "events.jsonl.gz", "instep.toml"
+
+Folder = Annotated[Path, typer.Argument(help="Folder with the data set's files.")]
+OutFolder = Annotated[
+    Path, typer.Argument(help=f"Folder for {LOG_NAME} and the {SETTINGS_NAME} that suits it.")
 ]
+Seed = Annotated[int, typer.Option(min=0)]
 
 
 @app.command()
 def replay(
     log: Annotated[Path, typer.Argument(help="Events: .jsonl[.gz|.zst], .parquet, or a folder of them.")],
-    out: Out,
+    out: Annotated[Path, typer.Option("--out", help="Folder for metrics.json and the scores.")],
     model: Annotated[
-        str | None, typer.Option(help="eta, average, short, category, exact or full.")
+        str | None, typer.Option(help="eta, average, short, category, exact or full. [settings: eta]")
     ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Folder; a run that was stopped goes on from there.")
@@ -50,27 +50,30 @@ def replay(
     refresh: Annotated[
         str, typer.Option(help="Hold codes back: every:N steps, or frozen:FRACTION of the log.")
     ] = "every:1",
-    settings: SettingsPath = None,
+    settings: Annotated[
+        Path | None, typer.Option(help=f"The {SETTINGS_NAME} beside the log if not given.")
+    ] = None,
     poll: Annotated[int, typer.Option(min=1, help="Records read at a time; changes nothing else.")] = 512,
 ) -> None:
     """Run the whole loop over a log as fast as it can, and print what the model would have scored."""
-    from instep.replay import Refresh, replay as run  # torch takes seconds to import
-
     chosen = _settings(settings, log)
     changes = {"unit": model, "seed": seed}
     chosen = chosen.with_model(**{k: v for k, v in changes.items() if v is not None})
-    try:
-        held = Refresh.parse(refresh)
-    except ValueError as e:
-        _stop(str(e))
+
+    from instep import replay as replaying
+
+    held = replaying.Refresh.parse(refresh)
     console = Console()
     with _bar(console) as bar:
         task = bar.add_task("replay", total=None, note="")
 
-        def show(progress: object) -> None:
-            bar.update(task, total=progress.bytes_total, completed=progress.bytes_done, note="")  # type: ignore[attr-defined]
+        def show(now: replaying.Progress) -> None:
+            note = f"{now.n_candidates:,} candidates"
+            if now.recent:
+                note += f"  AUC {now.recent['auc']:.4f}  NE {now.recent['ne']:.4f}"
+            bar.update(task, total=now.bytes_total, completed=now.bytes_done, note=note)
 
-        found = run(
+        found = replaying.replay(
             log, chosen, out, checkpoint=checkpoint, refresh=held, poll=poll, on_progress=show
         )
     _print(console, found)
@@ -80,8 +83,8 @@ def replay(
 @app.command()
 def demo(
     minutes: Annotated[float, typer.Option(min=0.1, help="About how long it takes on two cores.")] = 1.0,
-    events: Annotated[int | None, typer.Option(min=200, help="How many slates, instead of --minutes.")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    events: Annotated[int | None, typer.Option(min=400, help="Slates to show, instead of --minutes.")] = None,
+    seed: Seed = 0,
 ) -> None:
     """A simulated click stream joined, learned, indexed and ranked before your eyes; half way the world drifts."""
     from instep.demo import run
@@ -89,33 +92,142 @@ def demo(
     run(Console(), minutes=minutes, n_slates=events, seed=seed)
 
 
+@app.command()
+def simulate(
+    out: OutFolder,
+    slates: Annotated[int, typer.Option(min=1, help="Impressions of ten candidates.")] = 30_000,
+    users: Annotated[int, typer.Option(min=1)] = 4_000,
+    items: Annotated[int, typer.Option(min=80)] = 2_000,
+    slates_per_s: Annotated[float, typer.Option(min=0.001, help="Of event time.")] = 5.0,
+    seed: Seed = 0,
+) -> None:
+    """Write the event log of a simulated product, in which the best possible AUC is known."""
+    from instep.simulator import Truth, World, events
+    from trainer.scores import auc
+
+    world = World(seed=seed, n_users=users, n_items=items, slates_per_s=slates_per_s)
+    truth = Truth()
+    features = [{"name": "category", "of": "item"}, {"name": "device", "of": "context"}]
+    _write_log(out, lambda path: _events_to(path, events(world, slates, truth=truth)), {"features": features})
+    p, clicked = truth.arrays()
+    typer.echo(f"click-through rate {clicked.mean():.4f}, best possible AUC {auc(p, clicked):.4f}")
+
+
+@importing.command()
+def mind(folder: Folder, out: OutFolder) -> None:
+    """MIND news: behaviors.tsv and news.tsv, with their real slates."""
+    from instep.mind import import_mind
+
+    features = [{"name": "category", "of": "item"}, {"name": "subcategory", "of": "item"}]
+    _write_log(out, lambda path: import_mind(folder, path), _of_a_sparse_log(features, 4))
+
+
+@importing.command()
+def movielens(folder: Folder, out: OutFolder, seed: Seed = 0) -> None:
+    """MovieLens: ratings.csv and movies.csv; a rating of 4 or more is a click in a slate of sampled movies."""
+    from instep.movielens import import_movielens
+
+    features = [{"name": "category", "of": "item"}, {"name": "genres", "of": "item"}]
+    _write_log(out, lambda path: import_movielens(folder, path, seed), _of_a_sparse_log(features, 16))
+
+
+def _of_a_sparse_log(features: list[dict[str, str]], batch_samples: int) -> dict[str, Any]:
+    """Settings of a log of days or years with few events an hour: batches wait to be full, nothing expires."""
+    forever = 30 * 365 * DAY_MS
+    return {
+        "features": features,
+        "stream": {"lateness_ms": 0, "history_ttl_ms": forever},
+        "trainer": {
+            "batch_samples": batch_samples,
+            "batch_span_ms": DAY_MS,
+            "publish_ms": DAY_MS,
+            "checkpoint_ms": DAY_MS,
+            "row_ttl_ms": forever,
+        },
+    }
+
+
+def _write_log(out: Path, write: Callable[[Path], int], raw: dict[str, Any]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    settings_file.check(raw)
+    n = write(out / LOG_NAME)
+    (out / SETTINGS_NAME).write_text(_toml(raw))
+    typer.echo(f"{n:,} events written to {out / LOG_NAME}, settings to {out / SETTINGS_NAME}")
+
+
+def _events_to(path: Path, events: Any) -> int:
+    from stream.files import write_events
+
+    return write_events(path, events)
+
+
+def _toml(raw: dict[str, Any]) -> str:
+    """The few kinds of values that settings are made of, as TOML."""
+    lines = []
+    for feature in raw["features"]:
+        lines += ["[[features]]", *(f'{k} = "{v}"' for k, v in feature.items()), ""]
+    for section, values in raw.items():
+        if section != "features":
+            lines += [f"[{section}]", *(f"{k} = {v}" for k, v in values.items()), ""]
+    return "\n".join(lines)
+
+
 def _settings(path: Path | None, log: Path) -> Settings:
     """The settings named, else those that lie beside the log, else the defaults."""
-    beside = (log if log.is_dir() else log.parent) / "instep.toml"
+    beside = (log if log.is_dir() else log.parent) / SETTINGS_NAME
     return settings_file.load(path or (beside if beside.exists() else None))
 
 
 def _bar(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-        transient=True,
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    return Progress(*columns, TextColumn("{task.fields[note]}"), console=console, transient=True)
+
+
+def _print(console: Console, found: dict[str, Any]) -> None:
+    """Progressive metrics over time and in total."""
+    names = ("auc", "ne", "gauc", "log_loss", "calibration")
+    table = Table(title=f"{found['model']}, {found['candidates']:,} candidates, version {found['version']}")
+    for column in ("until", "candidates", *names):
+        table.add_column(column, justify="right", no_wrap=True)
+
+    def row(title: str, part: dict[str, Any], errors: bool) -> None:
+        figures = []
+        for name in names:
+            value, error = part[name], part["errors"][name]
+            text = "-" if value is None else f"{value:.4f}"
+            figures.append(f"{text}\n± {error:.4f}" if errors and error is not None else text)
+        table.add_row(title, f"{part['candidates']:,}", *figures)
+
+    from datetime import UTC, datetime
+
+    for window in found["windows"]:
+        until = datetime.fromtimestamp(window["until_ms"] / 1000, UTC)
+        row(f"{until:%y-%m-%d %H:%M}", window, errors=False)
+    table.add_section()
+    row("in total", found, errors=True)
+    console.print(table)
+    console.print(f"weights sha256 {found['weights_sha256']}")
+    used = {k: v for k, v in found["counts"].items() if k != "in" and v}
+    console.print(
+        f"{found['counts'].get('in', 0):,} records in: " + ", ".join(f"{k} {v:,}" for k, v in used.items())
     )
 
 
-def _stop(message: str) -> NoReturn:
-    print(message, file=sys.stderr)
-    raise SystemExit(2)
+def _expected() -> tuple[type[Exception], ...]:
+    """Errors whose message is for the person at the keyboard."""
+    from instep.datasets import BadDataset
+    from instep.world import BadWorld
+    from stream.log import LogError
+    from trainer.checkpoint import CheckpointError
+
+    return (SettingsError, LogError, BadDataset, BadWorld, CheckpointError)
 
 
 def main() -> None:
-    """Entry point: errors that a person can mend are one line on standard error and exit code 2."""
+    """Entry point: what a person can mend is one line on standard error and exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
         app()
-    except EXPECTED as e:
-        _stop(f"instep: {e}")
+    except _expected() as e:
+        print(f"instep: {e}", file=sys.stderr)
+        raise SystemExit(2) from None

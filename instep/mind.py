@@ -143,7 +143,7 @@ def _slates(path: Path, log: _Log, features: Features) -> Iterator[Event]:
             shown: dict[str, bool] = {}
             for entry in slate.split():
                 name, _, label = entry.rpartition("-")
-                if not name or label not in ("0", "1"):
+                if not 1 <= len(name) <= 512 or label not in ("0", "1"):
                     raise BadDataset(f"{path}:{n}: slate", "candidates like N7-0 or N7-1", repr(entry[:60]))
                 # A slate may show an item twice; a click on either is a click on the item.
                 shown[name] = shown.get(name, False) or label == "1"

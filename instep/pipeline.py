@@ -95,9 +95,7 @@ class Pipeline:
         if found is None:
             partitions = range(settings.stream.partitions)
             self.learner = Learner(self._config, settings.trainer.capacity)
-            self.joiners = {
-                p: Joiner(settings.join_rules(), settings.fields, p) for p in partitions
-            }
+            self.joiners = {p: Joiner(settings.join_rules(), settings.fields, p) for p in partitions}
             self.samples = MemoryLog(len(partitions))
             saved = _Saved(Version(0, 0), 0, dict.fromkeys(partitions, 0), [], {}, 0, 0)
         else:
@@ -200,9 +198,7 @@ class Pipeline:
                     f"checkpoint {found.name}: expected the same [{part}] settings as it was made with, got others"
                 )
         saved = msgspec.msgpack.decode(found.blobs["place"], type=_Saved)
-        self.learner = Learner.restore(
-            self._config, found.tensors, self.settings.trainer.capacity
-        )
+        self.learner = Learner.restore(self._config, found.tensors, self.settings.trainer.capacity)
         snapshots = msgspec.msgpack.decode(found.blobs["joiners"], type=dict[int, dict[str, bytes]])
         rules, fields = self.settings.join_rules(), self.settings.fields
         self.joiners = {p: Joiner.restore(rules, fields, p, s) for p, s in snapshots.items()}

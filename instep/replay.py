@@ -13,7 +13,7 @@ import numpy as np
 
 from instep.pipeline import Pipeline
 from instep.scorebook import Records, Scorebook
-from instep.settings import Settings
+from instep.settings import Settings, SettingsError
 from stream.files import FileSource
 from trainer.checkpoint import weights_sha256
 from trainer.intervals import standard_errors
@@ -41,7 +41,7 @@ class Refresh:
             return cls(every=int(m[1]))
         if (m := re.fullmatch(r"frozen:(0(?:\.\d+)?|1(?:\.0+)?)", text)) is not None:
             return cls(frozen=float(m[1]))
-        raise ValueError(f"--refresh: expected every:N or frozen:FRACTION (0 to 1), got {text!r}")
+        raise SettingsError(f"--refresh: expected every:N or frozen:FRACTION (0 to 1), got {text!r}")
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def summary(pipeline: Pipeline, records: Records) -> dict[str, Any]:
         chosen = tuple(c[part] for c in columns)
         at_ms = int(records["at_ms"][part[-1]]) if len(part) else 0
         windows.append({"until_ms": at_ms, **metrics(*chosen), "errors": standard_errors(*chosen)})
-    return _finite(
+    found: dict[str, Any] = _finite(
         {
             "model": settings.model.unit,
             "seed": settings.model.seed,
@@ -135,6 +135,7 @@ def summary(pipeline: Pipeline, records: Records) -> dict[str, Any]:
             "windows": windows,
         }
     )
+    return found
 
 
 def _finite(value: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
@@ -136,7 +136,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
 
     def with_model(self, **changes: Any) -> Settings:
         """The same with other model settings; checked like a file."""
-        return check(msgspec.to_builtins(msgspec.structs.replace(self, model=msgspec.structs.replace(self.model, **changes))))
+        model = msgspec.structs.replace(self.model, **changes)
+        return check(msgspec.to_builtins(msgspec.structs.replace(self, model=model)))
 
 
 def load(path: Path | None) -> Settings:
@@ -179,7 +180,7 @@ def _check_together(settings: Settings, where: str) -> None:
     fields = settings.fields
     wide = model.dim * len(fields.item)
     names = [f.name for f in settings.features]
-    rules = (
+    rules: tuple[tuple[str, bool, str, object], ...] = (
         ("features", len(set(names)) == len(names), "names that differ", names),
         ("features", not {"item", "user"} & set(names), "names other than item and user", names),
         ("model.heads", wide % model.heads == 0, f"a divisor of dim times item fields = {wide}", model.heads),
@@ -207,6 +208,14 @@ def _check_together(settings: Settings, where: str) -> None:
             )
 
 
+def _allowed(path: str) -> tuple[Any, ...]:
+    """The values that the setting at ``path`` may have, of those that have a fixed few."""
+    kind: Any = Settings
+    for part in re.findall(r"[^.\[\]]+", path):
+        kind = get_args(kind)[0] if get_origin(kind) is tuple else get_type_hints(kind)[part]
+    return get_args(kind)
+
+
 def _explain(message: str, raw: dict[str, Any]) -> str:
     """Turn ``Expected `int` >= 1 - at `$.model.top_k``` into ours, with what came."""
     what, _, at = message.partition(" - at ")
@@ -218,6 +227,8 @@ def _explain(message: str, raw: dict[str, Any]) -> str:
         except (KeyError, IndexError, ValueError, TypeError):
             break
     what = re.sub(r", got .*$", "", what)
+    if what.startswith("Invalid enum value"):
+        what = f"expected one of {', '.join(map(str, _allowed(path)))}"
     unknown = re.match(r"Object contains unknown field `(.*)`", what)
     if unknown:
         name = f"{path}.{unknown[1]}" if path else unknown[1]

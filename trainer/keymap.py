@@ -7,7 +7,8 @@ a table of twice the size has the same order, and growing is one walk through bo
     new   [ . . a b . . . . | . . . . . . . . ]
               ^ each new key moves a few old slots; until the walk ends, a key is in one of the two
 
-Neighbours without a gap between them move together, so what is left of the old table is a table too.
+Neighbours without a gap between them move together, so what is left of the old table is a table too (those
+that wrapped around from its end are the first to go).
 """
 
 from __future__ import annotations
@@ -119,7 +120,7 @@ class KeyMap:
             bigger = _empty(1 << (needed - 1).bit_length())
             bigger.meta[:] = len(self), 0, bigger.meta[_SHIFT], slots.meta[_SHIFT]
             slots = bigger._replace(old=slots.table)
-            _move(slots, 1)  # with all its neighbours: those that wrapped around from the end go first
+            self._given_back = 0
         self.slots = slots
         return slots
 

@@ -26,6 +26,11 @@ from trainer.table import EmbeddingTable
 log = logging.getLogger(__name__)
 
 
+PRIOR_RATE, PRIOR_N, PRIOR_UNTIL = 0.05, 20, 10_000
+"""A model begins by predicting the base rate: that of so many imagined candidates, then of those it has seen, until
+there are enough."""
+
+
 class DivergedError(RuntimeError):
     """Several batches in a row gave a loss or a gradient that is not finite."""
 
@@ -102,6 +107,8 @@ class Learner:
         self.n_bad = 0
         self._bad_in_a_row = 0
         self._refreshed = 0
+        self._seen = np.array([PRIOR_N, *[PRIOR_N * PRIOR_RATE] * shape.n_kinds])
+        self._set_prior()
         self.frozen = False
         """While set, codes stay as they are, and the search falls out of step. For studies of what that costs."""
 
@@ -128,6 +135,7 @@ class Learner:
         if not self._finite(mean_loss, rows.grad):
             return Predicted(p, mean_loss, learned=False, n_flipped=0)
         self.adam.step()
+        self._count(batch)
         in_step = self.config.refresh_every == 1 and not self.frozen
         flipped = self.table.learn(
             inputs.unique, rows.grad.numpy(), self.config.row_lr, self.n_steps, encode=in_step
@@ -140,7 +148,7 @@ class Learner:
 
     def dense(self) -> dict[str, NDArray[np.float32]]:
         """Copies of the network's weights by name."""
-        return {name: w.detach().numpy().copy() for name, w in self.network.named_parameters()}
+        return {name: w.numpy().copy() for name, w in self.network.state_dict().items()}
 
     def state(self) -> dict[str, NDArray[Any]]:
         """Everything that the next step depends on, by name."""
@@ -150,7 +158,7 @@ class Learner:
             for key, moment in self.adam.state.get(w, {}).items():
                 tensors[f"adam.{key}.{name}"] = moment.numpy().copy()
         counters = [self.n_steps, self.n_bad, self._bad_in_a_row, self._refreshed, int(self.frozen)]
-        return tensors | {"steps": np.array(counters, np.int64)}
+        return tensors | {"steps": np.array(counters, np.int64), "seen": self._seen.copy()}
 
     @classmethod
     def restore(
@@ -164,10 +172,14 @@ class Learner:
             w.data.copy_(torch.from_numpy(state[f"dense.{name}"]))
             moments = {k: state.get(f"adam.{k}.{name}") for k in ("step", "exp_avg", "exp_avg_sq")}
             if moments["step"] is not None:
-                learner.adam.state[w] = {k: torch.from_numpy(m.copy()) for k, m in moments.items() if m is not None}
+                learner.adam.state[w] = {
+                    k: torch.from_numpy(m.copy()) for k, m in moments.items() if m is not None
+                }
         n_steps, n_bad, in_a_row, refreshed, frozen = (int(n) for n in state["steps"])
         learner.n_steps, learner.n_bad, learner._bad_in_a_row = n_steps, n_bad, in_a_row
         learner._refreshed, learner.frozen = refreshed, bool(frozen)
+        learner._seen = state["seen"].copy()
+        learner._set_prior()
         return learner
 
     def _prepare(self, batch: Batch, at: Located) -> Inputs:
@@ -209,8 +221,20 @@ class Learner:
         self._bad_in_a_row += 1
         log.warning("batch skipped, loss or gradient not finite step=%d loss=%s", self.n_steps, loss)
         if self._bad_in_a_row >= self.config.max_bad_batches:
-            raise DivergedError(f"step {self.n_steps}: expected a finite loss, got {loss} and {self.n_bad} bad batches")
+            raise DivergedError(
+                f"step {self.n_steps}: expected a finite loss, got {loss} and {self.n_bad} bad batches"
+            )
         return False
+
+    def _count(self, batch: Batch) -> None:
+        """Follow the base rate while it is not known yet; what it does later is for the weights to learn."""
+        if self._seen[0] < PRIOR_UNTIL:
+            self._seen += [batch.n_candidates, *batch.labels.sum(0)]
+            self._set_prior()
+
+    def _set_prior(self) -> None:
+        rate = np.clip(self._seen[1:] / self._seen[0], 1e-4, 1 - 1e-4)
+        self.network.prior.copy_(torch.from_numpy(np.log(rate / (1 - rate)).astype(np.float32)))
 
     def _refresh(self) -> int:
         """Recompute codes that were held back, if their time has come; returns how many bits flipped."""
@@ -253,9 +277,7 @@ def _parents(keys: NDArray[np.uint64], field_number: int) -> NDArray[np.uint64] 
     return keys[:, 1] if field_number == 0 and keys.shape[1] > 1 else 0
 
 
-def predict(
-    network: Network, table: EmbeddingTable, batch: Batch, short: int, k: int
-) -> NDArray[np.float32]:
+def predict(network: Network, table: EmbeddingTable, batch: Batch, short: int, k: int) -> NDArray[np.float32]:
     """Probabilities float32 ``[N, K]`` of a batch; the same code serves trainer and ranker."""
     unit = network.unit
     inputs = prepare(

@@ -59,9 +59,10 @@ class EmbeddingTable:
 
     Attributes
     ----------
-    rows, codes, keys, fields, accumulators, sightings, last_seen_ms
-        The columns, for reading: float32 ``[capacity, dim]``, uint64 ``[capacity, bits / 64]``, and of shape
-        ``[capacity]`` uint64, uint8, float32, int32 and int64. Zeros where no row is.
+    rows, codes, keys, fields, accumulators, sightings, last_seen_ms, changed
+        The columns: float32 ``[capacity, dim]``, uint64 ``[capacity, bits / 64]``, and of ``[capacity]``
+        uint64, uint8, float32, int32, int64 and int64. Zeros where no row is; ``changed`` is the step in
+        which a row last moved.
 
     Examples
     --------
@@ -116,13 +117,9 @@ class EmbeddingTable:
         self._columns.changed[0] = -1
         self.rows, self.codes, self.keys = self._columns.rows, self._columns.codes, self._columns.keys
         self.fields, self.sightings = self._columns.fields, self._columns.sightings
-        self.accumulators, self.last_seen_ms = self._columns.accumulators, self._columns.last_seen_ms
+        self.accumulators, self.changed = self._columns.accumulators, self._columns.changed
+        self.last_seen_ms = self._columns.last_seen_ms
         self._live, self._waiting, self._gone = KeyMap(), KeyMap(), KeyMap()
-
-    @property
-    def changed(self) -> Slots:
-        """The step in which each row last moved, by slot: int64 ``[capacity]``. A view."""
-        return self._columns.changed
 
     @property
     def n_rows(self) -> int:

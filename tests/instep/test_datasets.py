@@ -104,10 +104,11 @@ def test_a_mind_history_becomes_organic_clicks_before_all_slates_in_its_order(tm
     assert organic[0].at_ms > ms(2019, 11, 10) - 28 * 24 * HOUR_MS
 
 
-def test_a_mind_item_that_is_shown_twice_is_one_candidate(tmp_path: Path) -> None:
-    stream = mind(tmp_path, "1\tU1\t11/12/2019 2:14:46 PM\t\tN1-0 N2-0 N1-1\n")
-    (slate,) = (e for e in stream if isinstance(e, Impression))
-    assert [c.item for c in slate.candidates] == ["N1", "N2"]
+@pytest.mark.parametrize("slate", ["N1-0 N2-0 N1-1", "N1-1 N2-0 N1-0", "N1-1 N2-0 N1-1"])
+def test_a_mind_item_that_is_shown_twice_is_one_candidate(tmp_path: Path, slate: str) -> None:
+    stream = mind(tmp_path, f"1\tU1\t11/12/2019 2:14:46 PM\t\t{slate}\n")
+    (shown,) = (e for e in stream if isinstance(e, Impression))
+    assert [c.item for c in shown.candidates] == ["N1", "N2"]
     assert [e.item for e in stream if isinstance(e, Action)] == ["N1"]
 
 
@@ -285,6 +286,7 @@ def test_ticks_leave_no_gap_that_a_joiner_would_doubt_and_no_event_a_minute_behi
     assert [e for e in stream if not isinstance(e, Tick)] == clicks
     assert all(0 <= b.at_ms - a.at_ms <= HOUR_MS for a, b in pairwise(stream))
     assert stream[-1].at_ms == at[-1] + 24 * HOUR_MS
+    assert all(a.at_ms < b.at_ms for a, b in pairwise(stream) if isinstance(a, Tick)), "no window ends early"
     tick = at[0]
     for event in stream:
         tick = event.at_ms if isinstance(event, Tick) else tick

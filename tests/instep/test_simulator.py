@@ -262,6 +262,8 @@ def test_faults_reconcile_with_what_was_put_in() -> None:
     faults = Faults(duplicated=0.05, late=0.1, late_s=30, broken=0.03)
     got = list(lines(stream, faults, truth=truth, from_ms=SMALL.start_ms))
     assert got == list(lines(stream, faults, from_ms=SMALL.start_ms))
+    histories = [encode_event(e) for e in stream if e.at_ms < SMALL.start_ms]
+    assert got[: len(histories)] == histories
     true = Counter(map(encode_event, stream))
     extra = Counter(got) - true
     assert not true - Counter(got)

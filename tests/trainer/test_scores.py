@@ -63,7 +63,7 @@ def columns(drawn: list[Row]) -> tuple[Array, Array, Array, Array]:
 def world(n: int, n_users: int, seed: int, logit: float = -1.5) -> tuple[Array, Array, Array, Array]:
     """Two models' predictions, labels and users, where a user's candidates resemble each other."""
     rng = np.random.default_rng(seed)
-    user = rng.integers(0, n_users, n)
+    user = (n_users * rng.random(n) ** 2).astype(int)  # some have many more candidates than others
     truth = logit + rng.normal(0, 1, n) + rng.normal(0, 0.8, n_users)[user]
     y = (rng.random(n) < sigmoid(truth)).astype(int)
     a, b = (sigmoid(truth + rng.normal(0, s, n) + rng.normal(0, 0.5, n_users)[user]) for s in (0.5, 1.0))
@@ -378,7 +378,7 @@ def test_metrics_of_a_window_are_those_of_its_rows() -> None:
     }
     assert window.last(400).metrics() == pytest.approx(expected, rel=1e-12)
     kept = window.last(3)
-    window.add([0.5], [1], user=1, at_ms=0)
+    window.add(np.full(400, 0.5), np.ones(400, int), user=1, at_ms=0)
     assert (kept.p == a[-3:]).all(), "what was taken from a window does not change with it"
 
 
@@ -471,6 +471,16 @@ def test_closed_errors_agree_with_the_bootstrap_and_with_fresh_worlds(name: str)
     assert float(np.mean(errors)) == pytest.approx(float(np.std(values)), rel=0.2)
 
 
+def test_closed_errors_agree_with_leaving_out_each_user_in_turn() -> None:
+    p, _, y, user = world(3000, 150, 12)
+    users = np.unique(user)
+    without = [metrics(p[user != u], y[user != u], user[user != u]) for u in users]
+    for name, closed in standard_errors(p, y, user).items():
+        values = np.array([found[name] for found in without])
+        jackknife = math.sqrt(((values - values.mean()) ** 2).sum() * (len(users) - 1) / len(users))
+        assert closed == pytest.approx(jackknife, rel=0.04), name
+
+
 def test_a_resample_is_whole_users_drawn_as_often_as_there_are() -> None:
     user = np.repeat([3, 5, 9], [2, 1, 4])
     seen: list[Array] = []
@@ -479,7 +489,10 @@ def test_a_resample_is_whole_users_drawn_as_often_as_there_are() -> None:
         seen.append(w)
         return float(w.sum())
 
-    bootstrap_by_user(total, user, user, n=50)
+    found = bootstrap_by_user(total, user, user, n=50)
+    totals = [w.sum() for w in seen[1:]]
+    assert found.standard_error == pytest.approx(np.std(totals, ddof=1))
+    assert (found.low, found.high) == pytest.approx(np.percentile(totals, [2.5, 97.5]))
     assert (seen[0] == 1).all()
     for w in seen[1:]:
         assert w[[0, 2, 3]].sum() == 3

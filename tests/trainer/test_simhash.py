@@ -50,7 +50,7 @@ def encode_each(
 
 @njit
 def count_one(word: np.uint64) -> int:
-    return popcount(word)
+    return int(popcount(word))
 
 
 @given(

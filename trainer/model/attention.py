@@ -94,7 +94,7 @@ def attend(queries: Tensor, rows: Tensor, gap_bias: Tensor, picked: Picked) -> T
     -------
     float32 ``[N, H, D]``.
     """
-    return cast(Tensor, _Attend.apply(queries, rows, gap_bias, picked))
+    return cast(Tensor, _Attend.apply(queries, rows, gap_bias, picked))  # type: ignore[no-untyped-call]
 
 
 def attend_torch(queries: Tensor, rows: Tensor, gap_bias: Tensor, picked: Picked) -> Tensor:

@@ -12,7 +12,9 @@ The rows of the embedding table come in as one matrix ``[U, d]`` and are not par
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -51,10 +53,14 @@ class Network(nn.Module):
         self.short = TargetAttention(wide, shape.heads, shape.sharpness) if self.unit.attends else None
         self.long = TargetAttention(wide, shape.heads, shape.sharpness) if parts == 2 else None
         sizes = [shape.n_side * shape.dim + wide + parts * (wide + 1) + n_counts, *shape.mlp, shape.n_kinds]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        linear = [nn.Linear(a, b) for a, b in pairwise(sizes)]
+        self.layers = nn.ModuleList(linear)
         self.dots = nn.Linear(parts, shape.n_kinds, bias=False)
         nn.init.ones_(self.dots.weight)
-        nn.init.zeros_(self.layers[-1].weight)
+        nn.init.zeros_(linear[-1].weight)
+        self.prior: Tensor
+        self.register_buffer("prior", torch.zeros(shape.n_kinds))
+        """Log-odds of each kind's base rate, so that the weights need not travel there first."""
 
     def forward(self, rows: Tensor, inputs: Inputs) -> Tensor:
         """``rows`` float32 ``[U, d]`` -> logits ``[N, K]``."""
@@ -69,7 +75,7 @@ class Network(nn.Module):
         x = torch.cat([side[slate], target, *found, dots, counts], 1)
         for layer in self.layers[:-1]:
             x = functional.relu(layer(x))
-        logits: Tensor = self.layers[-1](x) + self.dots(dots)
+        logits: Tensor = self.layers[-1](x) + self.dots(dots) + self.prior
         return logits
 
     def _interest(self, target: Tensor, rows: Tensor, inputs: Inputs, slate: Tensor) -> list[Tensor]:
@@ -104,8 +110,9 @@ def _attend_all(attention: TargetAttention, target: Tensor, rows: Tensor, inputs
     sequence = torch.as_tensor(inputs.sequence, device=rows.device)
     gap = torch.as_tensor(inputs.gap, device=rows.device).long()
     out = []
-    n_each = torch.bincount(torch.as_tensor(inputs.slate)).tolist()
-    for q, start, middle in zip(queries.split(n_each), inputs.start, inputs.middle, strict=False):
+    n_each = np.bincount(inputs.slate, minlength=len(inputs.middle)).tolist()
+    slates = torch.split(queries, n_each)
+    for q, start, middle in zip(slates, inputs.start[:-1], inputs.middle, strict=True):
         x = functional.embedding(sequence[start:middle], rows).flatten(1)  # [L, D]
         bias = functional.embedding(gap[start:middle], attention.gap_bias).T  # [H, L]
         alpha = (torch.matmul(q.flatten(0, 1), x.T).view(len(q), heads, -1) + bias).softmax(-1)  # [C, H, L]

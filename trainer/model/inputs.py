@@ -18,6 +18,7 @@ from trainer.model.attention import N_GAPS, Picked
 from trainer.model.search import Found
 
 Slots = NDArray[np.int64]
+Ints = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,9 @@ class Rows(Protocol):
 class Search(Protocol):
     """Which behaviours within each slate's range a candidate should attend over."""
 
-    def __call__(self, table: Rows, batch: Batch, at: Located, start: Slots, stop: Slots, k: int) -> Found: ...
+    def __call__(
+        self, table: Rows, batch: Batch, at: Located, start: Slots, stop: Slots, k: int
+    ) -> Found: ...
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,9 @@ def prepare(
     if reads == "all":
         sequence = number(at.sequence)
         sample = np.repeat(np.arange(batch.n_samples), np.diff(batch.start))
-        gap = _gaps(np.arange(len(sample), dtype=np.int32)[:, None], sample, batch.at_ms, batch.sequence_at)[:, 0]
+        gap = _gaps(np.arange(len(sample), dtype=np.int32)[:, None], sample, batch.at_ms, batch.sequence_at)[
+            :, 0
+        ]
     return Inputs(
         unique=number.finish(),
         side=side,
@@ -133,7 +138,9 @@ def prepare(
 class _Numbering:
     """Numbers rows of the table in the order in which they are first used."""
 
-    _mark = np.zeros(0, np.int32)  # scratch, all zero between batches; one for the process, as large as its largest table
+    _mark = np.zeros(
+        0, np.int32
+    )  # scratch, all zero between batches; one for the process, as large as its largest table
 
     def __init__(self, capacity: int) -> None:
         if len(_Numbering._mark) < capacity:
@@ -147,7 +154,9 @@ class _Numbering:
         self._n = _number(slots.ravel(), self._mark, self._unique, self._n, numbers.ravel())
         return numbers
 
-    def picked(self, positions: NDArray[np.int32], slots: Slots) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    def picked(
+        self, positions: NDArray[np.int32], slots: Slots
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
         """Rows of the behaviours at ``positions`` ``[R, k]`` as numbers ``[R, k, F]``, and how many there are."""
         self._reserve(positions.size * slots.shape[1])
         index = np.zeros((*positions.shape, slots.shape[1]), np.int32)
@@ -178,7 +187,7 @@ def _pick(
 
 
 @njit
-def _number(slots, mark, unique, n, numbers):  # type: ignore[no-untyped-def]
+def _number(slots: Slots, mark: Ints, unique: Slots, n: int, numbers: Slots) -> int:
     for i in range(slots.size):
         s = slots[i]
         if mark[s] == 0:
@@ -190,7 +199,9 @@ def _number(slots, mark, unique, n, numbers):  # type: ignore[no-untyped-def]
 
 
 @njit
-def _number_picked(positions, slots, mark, unique, n, index, count):  # type: ignore[no-untyped-def]
+def _number_picked(
+    positions: Ints, slots: Slots, mark: Ints, unique: Slots, n: int, index: Ints, count: Ints
+) -> int:
     for r in range(positions.shape[0]):
         m = 0
         while m < positions.shape[1] and positions[r, m] >= 0:
@@ -207,7 +218,7 @@ def _number_picked(positions, slots, mark, unique, n, index, count):  # type: ig
 
 
 @njit
-def _gaps(positions, sample, at_ms, sequence_at):  # type: ignore[no-untyped-def]
+def _gaps(positions: Ints, sample: Slots, at_ms: Slots, sequence_at: Slots) -> NDArray[np.uint8]:
     gap = np.zeros(positions.shape, np.uint8)
     for r in range(positions.shape[0]):
         for j in range(positions.shape[1]):
@@ -224,7 +235,7 @@ def _gaps(positions, sample, at_ms, sequence_at):  # type: ignore[no-untyped-def
 
 
 @njit
-def _recent(start, stop, k):  # type: ignore[no-untyped-def]
+def _recent(start: Slots, stop: Slots, k: int) -> Ints:
     positions = np.full((start.size, k), -1, np.int32)
     for b in range(start.size):
         for j in range(stop[b] - start[b]):

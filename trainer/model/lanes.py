@@ -15,17 +15,29 @@ fused multiply-add, no reassociation. A result has the same bits everywhere.
 from __future__ import annotations
 
 import operator
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 from llvmlite import ir
+from numba import extending
 from numba.core import cgutils, types
-from numba.extending import intrinsic, models, overload, register_model
+from numba.extending import models, register_model
 
 LANES = 4
 """64-bit words in a register."""
 SUMS = 64
 """float32 sums that ``signs`` and ``dots`` make side by side: one for each bit of a word."""
 
+F = TypeVar("F", bound=Callable[..., object])
+
+
+def _instruction(build: F) -> Callable[..., Any]:
+    """numba's ``intrinsic``, typed as what it makes: a function for kernels only."""
+    return cast(Callable[..., Any], extending.intrinsic(build))
+
+
+_ir: Any = cgutils
+_models: Any = models
 _I64 = ir.IntType(64)
 _WORDS = ir.VectorType(_I64, LANES)
 _FLOATS = ir.VectorType(ir.FloatType(), SUMS)
@@ -33,7 +45,7 @@ _BOTH = {operator.and_: "and_", operator.or_: "or_", operator.xor: "xor"}
 _SHIFT = {operator.lshift: "shl", operator.rshift: "lshr"}
 
 
-class Lanes(types.Type):  # type: ignore[misc]
+class Lanes(types.Type):
     """The type of a register of ``LANES`` uint64, with ``& | ^ ~ << >>``."""
 
     def __init__(self) -> None:
@@ -43,10 +55,7 @@ class Lanes(types.Type):  # type: ignore[misc]
 lanes = Lanes()
 
 
-@register_model(Lanes)
-class _Model(models.PrimitiveModel):  # type: ignore[misc]
-    def __init__(self, manager: Any, of: Any) -> None:
-        super().__init__(manager, of, _WORDS)
+register_model(Lanes)(lambda manager, of: _models.PrimitiveModel(manager, of, _WORDS))
 
 
 def _splat(builder: Any, word: Any) -> Any:
@@ -60,13 +69,13 @@ def _at(context: Any, builder: Any, of: Any, array: Any, index: Any) -> Any:
     return builder.gep(context.make_array(of)(context, builder, array).data, [index])
 
 
-@intrinsic
+@_instruction
 def splat(typing: Any, word: Any) -> Any:
     """A register with ``word`` in every lane."""
     return lanes(types.uint64), lambda context, builder, sig, args: _splat(builder, args[0])
 
 
-@intrinsic
+@_instruction
 def load(typing: Any, array: Any, index: Any) -> Any:
     """The ``LANES`` words of a contiguous uint64 array from flat ``index`` on. Nothing checks the bounds."""
 
@@ -77,7 +86,7 @@ def load(typing: Any, array: Any, index: Any) -> Any:
     return lanes(array, types.int64), codegen
 
 
-@intrinsic
+@_instruction
 def gather(typing: Any, array: Any, index: Any, step: Any) -> Any:
     """The words at ``index``, ``index + step``, ``index + 2 * step`` ..., one in each lane."""
 
@@ -92,7 +101,7 @@ def gather(typing: Any, array: Any, index: Any, step: Any) -> Any:
     return lanes(array, types.int64, types.int64), codegen
 
 
-@intrinsic
+@_instruction
 def store(typing: Any, array: Any, index: Any, words: Any) -> Any:
     """Write a register to a contiguous uint64 array from flat ``index`` on. Nothing checks the bounds."""
 
@@ -104,13 +113,13 @@ def store(typing: Any, array: Any, index: Any, words: Any) -> Any:
     return types.void(array, types.int64, lanes), codegen
 
 
-@intrinsic
+@_instruction
 def count(typing: Any, words: Any) -> Any:
     """How many bits of a register are set, int64."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         ctpop = ir.FunctionType(_WORDS, [_WORDS])
-        ctpop = cgutils.get_or_insert_function(builder.module, ctpop, f"llvm.ctpop.v{LANES}i64")
+        ctpop = _ir.get_or_insert_function(builder.module, ctpop, f"llvm.ctpop.v{LANES}i64")
         counts = builder.call(ctpop, args)
         each = [builder.extract_element(counts, ir.Constant(ir.IntType(32), i)) for i in range(LANES)]
         return builder.add(builder.add(each[0], each[1]), builder.add(each[2], each[3]))
@@ -118,13 +127,13 @@ def count(typing: Any, words: Any) -> Any:
     return types.int64(lanes), codegen
 
 
-@intrinsic
+@_instruction
 def popcount(typing: Any, word: Any) -> Any:
     """How many bits of a uint64 are set, int64."""
     return types.int64(types.uint64), lambda context, builder, sig, args: builder.ctpop(args[0])
 
 
-@intrinsic
+@_instruction
 def lowest(typing: Any, word: Any) -> Any:
     """The place of the lowest set bit of a uint64, 64 if there is none, int64."""
     none_is_64 = ir.Constant(ir.IntType(1), 0)
@@ -132,15 +141,13 @@ def lowest(typing: Any, word: Any) -> Any:
 
 
 def _sums(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-    """``SUMS`` sums over ``d`` of ``vector[d] * matrix[d, column + s]``: rounded, then added, in order of ``d``."""
+    """``SUMS`` sums over ``d`` of ``vector[d] * matrix[d, column + s]``, rounded and then added, in order."""
     vector, matrix, column = args[:3]
     size = context.make_array(sig.args[0])(context, builder, vector).nitems
-    stride = cgutils.unpack_tuple(builder, context.make_array(sig.args[1])(context, builder, matrix).shape)[
-        -1
-    ]
+    stride = _ir.unpack_tuple(builder, context.make_array(sig.args[1])(context, builder, matrix).shape)[-1]
     zeros = ir.Constant(_FLOATS, None)
-    sums = cgutils.alloca_once_value(builder, zeros)
-    with cgutils.for_range(builder, size) as loop:
+    sums = _ir.alloca_once_value(builder, zeros)
+    with _ir.for_range(builder, size) as loop:
         at = _at(context, builder, sig.args[1], matrix, builder.add(builder.mul(loop.index, stride), column))
         row = builder.load(builder.bitcast(at, _FLOATS.as_pointer()), align=4)
         one = builder.load(_at(context, builder, sig.args[0], vector, loop.index))
@@ -151,9 +158,9 @@ def _sums(context: Any, builder: Any, sig: Any, args: Any) -> Any:
     return builder.load(sums)
 
 
-@intrinsic
+@_instruction
 def signs(typing: Any, vector: Any, matrix: Any, column: Any) -> Any:
-    """A uint64 whose bit ``s`` is 1 where ``vector @ matrix[:, column + s] > 0``; float32 ``[dim]``, ``[dim, columns]``."""
+    """A uint64 whose bit ``s`` is 1 where ``vector @ matrix[:, column + s] > 0``; float32, contiguous."""
 
     def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
         above = builder.fcmp_ordered(">", _sums(context, builder, sig, args), ir.Constant(_FLOATS, None))
@@ -162,7 +169,7 @@ def signs(typing: Any, vector: Any, matrix: Any, column: Any) -> Any:
     return types.uint64(vector, matrix, types.int64), codegen
 
 
-@intrinsic
+@_instruction
 def dots(typing: Any, vector: Any, matrix: Any, column: Any, out: Any, index: Any) -> Any:
     """Write ``vector @ matrix[:, column + s]`` to ``out[index + s]`` for each of ``SUMS`` columns."""
 
@@ -175,7 +182,7 @@ def dots(typing: Any, vector: Any, matrix: Any, column: Any, out: Any, index: An
 
 
 def _define(symbol: Any, name: str, right: Any) -> None:
-    @intrinsic
+    @_instruction
     def act(typing: Any, a: Any, b: Any) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, args: Any) -> Any:
             b = args[1] if right is lanes else _splat(builder, args[1])
@@ -183,7 +190,7 @@ def _define(symbol: Any, name: str, right: Any) -> None:
 
         return lanes(lanes, right), codegen
 
-    @overload(symbol, strict=False)
+    @extending.overload(symbol, strict=False)
     def apply(a: Any, b: Any) -> Any:
         if isinstance(a, Lanes) and isinstance(b, Lanes) == (right is lanes):
             return lambda a, b: act(a, b)
@@ -196,11 +203,11 @@ for _symbol, _name in _SHIFT.items():
     _define(_symbol, _name, types.uint64)
 
 
-@intrinsic
+@_instruction
 def _invert(typing: Any, a: Any) -> Any:
     return lanes(lanes), lambda context, builder, sig, args: builder.not_(args[0])
 
 
-@overload(operator.invert, strict=False)
+@extending.overload(operator.invert, strict=False)
 def _(a: Any) -> Any:
     return (lambda a: _invert(a)) if isinstance(a, Lanes) else None

@@ -1,8 +1,8 @@
-"""Which behaviours of a long sequence an interest unit gets to see: the k best of each candidate, by one of four measures.
+"""Which behaviours of a long sequence an interest unit sees: the k best of each candidate, in four ways.
 
-All searches have one signature and one layout. Sequences of a batch stand in one flat array, oldest first, that of
-slate ``b`` at ``start[b]:stop[b]``; its candidates are the queries ``first[b]:first[b + 1]``. What a search does with a
-sequence it does once a slate.
+All searches have one signature and one layout. The sequences of a batch stand in one flat array, oldest
+first, that of slate ``b`` at ``start[b]:stop[b]``; its candidates are the queries ``first[b]:first[b + 1]``.
+What a search does with a sequence it does once a slate.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trainer.model import search_kernels as kernels
+from trainer.model.search_slices import hamming
 
 Floats = NDArray[np.float32]
 Words = NDArray[np.uint64]
@@ -66,10 +67,11 @@ def hamming_top_k(
 
     Notes
     -----
-    ETA, arXiv 2108.04468, section 3.2. The result is exact; ``search_kernels`` says how it is quick.
+    ETA, arXiv 2108.04468, section 3.2. The result is exact; ``search_slices`` says how it is quick.
 
     >>> codes = np.uint64([[0b0000], [0b0111], [0b0001], [0b0011]])
-    >>> found = hamming_top_k(np.uint64([[0]]), codes, np.array([0, 1]), np.array([0]), np.array([4]), 2, radii=(0, 2))
+    >>> first, start, stop = np.array([0, 1]), np.array([0]), np.array([4])
+    >>> found = hamming_top_k(np.uint64([[0]]), codes, first, start, stop, k=2, radii=(0, 2))
     >>> found.positions, found.counts
     (array([[0, 2]], dtype=int32), array([[1, 3]], dtype=int32))
     """
@@ -86,7 +88,7 @@ def hamming_top_k(
     found = _nothing(len(queries), k, len(radii))
     queries, keys = np.ascontiguousarray(queries, np.uint64), np.ascontiguousarray(keys, np.uint64)
     at_most = np.array(radii, np.int64)
-    kernels.hamming(queries, keys, first, start, stop, _mask(mask, len(keys)), at_most, *found)
+    hamming(queries, keys, first, start, stop, _mask(mask, len(keys)), at_most, *found)
     return found
 
 
@@ -102,8 +104,9 @@ def inner_top_k(
 ) -> Found:
     """The k behaviours with the largest inner product; exact, products summed in the order of the dimensions.
 
-    As ``hamming_top_k``, but ``queries`` are float32 ``[N, dim]``, ``keys`` float32 ``[T, dim]``, all finite, and ``radii``
-    are cosines: counted are behaviours whose cosine is as large, or larger. A zero vector's cosine is 0.
+    As ``hamming_top_k``, but ``queries`` are float32 ``[N, dim]``, ``keys`` float32 ``[T, dim]``, all finite,
+    and ``radii`` are cosines: counted are behaviours whose cosine is as large, or larger. A zero vector's
+    cosine is 0.
     """
     if queries.ndim != 2 or keys.ndim != 2 or queries.shape[1] != keys.shape[1]:
         raise ValueError(f"search: expected vectors of one dim, got {queries.shape} and {keys.shape}")
@@ -120,7 +123,8 @@ def category_top_k(
 ) -> Found:
     """The k most recent behaviours with the candidate's own category (SIM(hard), arXiv 2006.05639).
 
-    As ``hamming_top_k``, but ``queries`` are uint64 ``[N]`` and ``keys`` uint64 ``[T]``; ``counts`` ``[N, 1]`` are all that match.
+    As ``hamming_top_k``, but ``queries`` are uint64 ``[N]`` and ``keys`` uint64 ``[T]``; ``counts`` ``[N,
+    1]`` are all that match.
     """
     if queries.ndim != 1 or keys.ndim != 1:
         raise ValueError(f"search: expected one key each, got {queries.shape} and {keys.shape}")
@@ -143,12 +147,10 @@ def recent_top_k(first: Ints, start: Ints, stop: Ints, k: int, mask: Mask | None
 def _bounds(first: Ints, start: Ints, stop: Ints, n_queries: int, length: int) -> tuple[Ints, Ints, Ints]:
     first, start, stop = (np.ascontiguousarray(a, np.int64) for a in (first, start, stop))
     if not len(first) - 1 == len(start) == len(stop):
-        raise ValueError(
-            f"search: expected first [B + 1], start [B], stop [B], got {len(first)}, {len(start)}, {len(stop)}"
-        )
+        raise ValueError(f"search: expected B + 1, B, B bounds, got {len(first)}, {len(start)}, {len(stop)}")
     if first[0] != 0 or first[-1] != n_queries or (np.diff(first) < 0).any():
         raise ValueError(
-            f"search: expected first to ascend from 0 to {n_queries} queries, got {first[0]}..{first[-1]}"
+            f"search: expected first to ascend from 0 to {n_queries}, got {first[0]}..{first[-1]}"
         )
     if len(start) and ((start > stop).any() or start.min() < 0 or stop.max() > length):
         raise ValueError(f"search: expected 0 <= start <= stop <= {length}, got {start.min()}..{stop.max()}")

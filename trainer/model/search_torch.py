@@ -49,7 +49,7 @@ def hamming_top_k_torch(
     if longest == 0:
         return FoundTorch(positions, counts)
     slate = torch.repeat_interleave(torch.arange(len(start), device=device), first.diff())
-    for chunk in torch.arange(n_queries, device=device).split(max(1, CHUNK // longest)):
+    for chunk in torch.split(torch.arange(n_queries, device=device), max(1, CHUNK // longest)):
         of = slate[chunk]
         at = start[of, None] + torch.arange(longest, device=device)
         valid = at < stop[of, None]
@@ -75,7 +75,7 @@ def hamming_top_k_torch(
 
 
 def _popcount(words: Tensor) -> Tensor:
-    """Set bits of each int64, by adding neighbours: Hacker's Delight, section 5-1; the shifts keep the sign out."""
+    """Set bits of each int64, by adding neighbours (Hacker's Delight, 5-1); the masks drop the sign."""
     words = words - ((words >> 1) & 0x5555555555555555)
     words = (words & 0x3333333333333333) + ((words >> 2) & 0x3333333333333333)
     words = (words + (words >> 4)) & 0x0F0F0F0F0F0F0F0F

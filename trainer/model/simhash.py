@@ -1,9 +1,9 @@
 """SimHash: the sign of a vector against random hyperplanes, packed into words.
 
-The only implementation there is: trainer, indexer, ranker and monitor call this one. A code is the same bits on any
-machine, on a GPU and in any batch: products are added in the order of the dimensions, each rounded before it is
-added. That rules out fused multiply-adds and matrix libraries, and costs little, since the sums of 64 bits are made
-side by side.
+The only implementation there is: trainer, indexer, ranker and monitor call this one. A code is the same bits
+on any machine, on a GPU and in any batch: products are added in the order of the dimensions, each rounded
+before it is added. That rules out fused multiply-adds and matrix libraries, and costs little, since the sums
+of 64 bits are made side by side.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def encode(vectors: Floats, planes: Floats) -> Codes:
 
     Notes
     -----
-    Two vectors at angle ``t`` differ in each bit with probability ``t / pi`` (Charikar 2002; ETA, section 3.2).
+    Two vectors at angle ``t`` differ in each bit with probability ``t / pi`` (Charikar 2002; ETA, arXiv
+    2108.04468, section 3.2).
 
     >>> planes = np.repeat(np.float32([[1], [-1]]), 64, axis=1)
     >>> encode(np.float32([[2, 1], [1, 2]]), planes) == [[2**64 - 1], [0]]
@@ -82,7 +83,7 @@ def encode(vectors: Floats, planes: Floats) -> Codes:
 
 @njit
 def encode_row(vector: Floats, planes: Floats, out: Codes) -> None:
-    """``encode`` of one float32 ``[dim]`` into uint64 ``[bits / 64]``, for kernels; all contiguous, nothing is checked."""
+    """``encode`` for kernels: float32 ``[dim]`` into uint64 ``[bits / 64]``; contiguous, unchecked."""
     for word in range(out.size):
         out[word] = signs(vector, planes, word * WORD)
 
@@ -124,7 +125,8 @@ def hamming(a: Codes, b: Codes) -> NDArray[np.int64]:
     >>> int(hamming(np.uint64([7, 1]), np.uint64([5, 0])))
     2
     """
-    return np.bitwise_count(np.bitwise_xor(a, b)).sum(axis=-1, dtype=np.int64)
+    bits: NDArray[np.int64] = np.bitwise_count(np.bitwise_xor(a, b)).sum(axis=-1, dtype=np.int64)
+    return bits
 
 
 def _check(vectors: tuple[int, ...], planes: tuple[int, ...]) -> None:

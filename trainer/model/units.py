@@ -51,7 +51,9 @@ def hamming(
     return hamming_top_k(queries, keys, batch.first, start, stop, k, radii=radii)
 
 
-def inner(table: Rows, batch: Batch, at: Located, start: Slots, stop: Slots, k: int, *, n_coded: int) -> Found:
+def inner(
+    table: Rows, batch: Batch, at: Located, start: Slots, stop: Slots, k: int, *, n_coded: int
+) -> Found:
     """The k behaviours with the largest inner product of the same fields' vectors."""
     queries = table.rows[at.items[:, :n_coded]].reshape(len(at.items), -1)
     keys = table.rows[at.sequence[:, :n_coded]].reshape(len(at.sequence), -1)
