@@ -56,6 +56,7 @@ class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):
     short: Annotated[int, Meta(ge=1, le=256)] = 16
     top_k: Annotated[int, Meta(ge=1, le=1024)] = 48
     bits: Literal[64, 128, 192, 256] = 64
+    """Of an item's code; its coded fields share them."""
     coded: Annotated[int, Meta(ge=1, le=8)] = 2
     """How many item fields have codes: 1 is the item's id alone, 2 the id and the category."""
     seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
@@ -185,6 +186,12 @@ def _check_together(settings: Settings, where: str) -> None:
         ("features", not {"item", "user"} & set(names), "names other than item and user", names),
         ("model.heads", wide % model.heads == 0, f"a divisor of dim times item fields = {wide}", model.heads),
         ("stream.windows", bool(stream.windows), "at least one action kind", {}),
+        (
+            "model.bits",
+            model.bits % min(model.coded, len(fields.item)) == 0,
+            f"a multiple of the {min(model.coded, len(fields.item))} coded fields",
+            model.bits,
+        ),
         (
             "model.unit",
             model.unit != "category" or len(fields.item) > 1,

@@ -24,7 +24,7 @@ class Mirror:
     shape
         Of the network whose weights are published.
     bits
-        Code bits of one field's row.
+        Of an item's code.
     """
 
     def __init__(self, shape: Shape, bits: int, capacity: int = 1 << 24) -> None:

@@ -82,7 +82,9 @@ class MemoryProfiles:
         self._users[user] = (origin, history)
         is_new = history.add(keys, at_ms, kind)
         if len(history) > 2 * self.max_history:
-            history.trim(history.newest_ms + 1, self.max_history)
+            # whole milliseconds: one of the last kept may come again and must be known
+            _, at = history.before(history.newest_ms + 1, self.max_history)
+            history.trim(int(at[0]), limit=0)
         return is_new
 
     def get(self, user: int, at_ms: int, limit: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:

@@ -67,15 +67,16 @@ def make_batch(samples: Sequence[Sample], n_item_fields: int, n_kinds: int) -> B
     ValueError
         If a sample was joined with other declared fields or kinds than these.
     """
-    sequences = [s.behaviours(n_item_fields) for s in samples]
-    items = [s.item_keys(n_item_fields) for s in samples]
-    labels = [s.label_matrix(n_kinds) for s in samples]
-    for s, i, y in zip(samples, items, labels, strict=True):
-        if len(i) != len(y):
+    for s in samples:
+        n_each = len(s.labels) // n_kinds
+        if len(s.items) != 8 * n_item_fields * n_each or len(s.labels) != n_kinds * n_each:
             raise ValueError(
                 f"sample {s.origin}: expected {n_item_fields} item fields and {n_kinds} kinds, "
                 f"got {len(s.items) // 8} keys and {len(s.labels)} labels"
             )
+    sequences = [s.behaviours(n_item_fields) for s in samples]
+    items = [s.item_keys(n_item_fields) for s in samples]
+    labels = [s.label_matrix(n_kinds) for s in samples]
     return Batch(
         side=np.stack([s.side_keys for s in samples]),
         at_ms=np.array([s.at_ms for s in samples], np.int64),

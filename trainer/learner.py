@@ -42,7 +42,7 @@ class LearnerConfig:
     shape: Shape = field(default_factory=Shape)
     seed: int = 0
     bits: int = 64
-    """Code bits of one field's row; an item's code has ``n_coded * bits``."""
+    """Of an item's code, shared out between its coded fields."""
     short: int = 16
     """The most recent behaviours, attended over whatever the candidate."""
     k: int = 48
@@ -250,13 +250,15 @@ def meet(table: EmbeddingTable, batch: Batch, step: int) -> Located:
     """Rows of a batch's keys, with every key of side and slate sighted once; unknown keys may be born."""
     n_fields = batch.items.shape[1]
     items = np.empty(batch.items.shape, np.int64)
-    sequence = np.empty(batch.sequence.shape, np.int64)
     side = np.empty(batch.side.shape, np.int64)
     at_ms = batch.at_ms[batch.slate]
     for f in reversed(range(n_fields)):  # categories before items: an item is born from its category
         items[:, f] = table.see(batch.items[:, f], f, _parents(batch.items, f), at_ms, step)
-        parents = _parents(batch.sequence, f)
-        sequence[:, f] = table.meet(batch.sequence[:, f], f, parents, batch.sequence_at, step)
+    sequence, unknown = table.known(batch.sequence)
+    if unknown is not None:
+        for f in reversed(range(n_fields)):
+            parents = _parents(batch.sequence, f)
+            sequence[:, f] = table.meet(batch.sequence[:, f], f, parents, batch.sequence_at, step)
     for s in range(batch.side.shape[1]):
         side[:, s] = table.see(batch.side[:, s], n_fields + s, 0, batch.at_ms, step)
     return Located(side, items, sequence)

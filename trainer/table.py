@@ -139,6 +139,19 @@ class EmbeddingTable:
         maps = self._live.n_bytes + self._waiting.n_bytes + self._gone.n_bytes
         return (columns + maps) / max(1, self.n_rows)
 
+    def known(self, keys: ArrayLike) -> tuple[Slots, NDArray[np.bool_] | None]:
+        """Slots of the rows there are, 0 for key 0 and -1 for the others; and a mask of those, None if there are none.
+
+        The quick half of ``find``, ``see`` and ``meet``: keys uint64 of any shape, slots int64 and mask bool alike.
+        """
+        wanted = np.ascontiguousarray(keys, np.uint64)
+        slots = np.empty(wanted.shape, np.int64)
+        if not find_all(self._live.slots, wanted.ravel(), slots.ravel()):
+            return slots, None
+        slots[wanted == 0] = 0
+        unknown = slots < 0
+        return slots, unknown if unknown.any() else None
+
     def find(self, keys: ArrayLike, parents: ArrayLike | None = None) -> Slots:
         """Where the rows of ``keys`` are; a key without one reads as its parent, or as the null row.
 
@@ -153,7 +166,7 @@ class EmbeddingTable:
         -------
         int64, the shape of ``keys``.
         """
-        slots, unknown = self._known(keys)
+        slots, unknown = self.known(keys)
         if unknown is not None:
             if parents is None:
                 slots[unknown] = 0
@@ -186,7 +199,7 @@ class EmbeddingTable:
         TableFull
             When more than ``capacity - 1`` rows are needed. Sightings before that one have been counted.
         """
-        slots, unknown = self._known(keys)
+        slots, unknown = self.known(keys)
         times = _each(at_ms, np.int64, slots.shape)
         kernels.sight(self._columns, slots.ravel(), times.ravel())
         if unknown is not None:
@@ -201,7 +214,7 @@ class EmbeddingTable:
         So it is as fast as ``find``, and the other arguments are read for keys without a row only. A row that
         is only ever met, and never seen, expires.
         """
-        slots, unknown = self._known(keys)
+        slots, unknown = self.known(keys)
         if unknown is not None:
             self._admit(slots, unknown, keys, fields, parents, np.asarray(at_ms, np.int64), step, False)
         return slots
@@ -386,16 +399,6 @@ class EmbeddingTable:
         table._waiting.put(state["waiting_keys"], state["waiting"])
         table._gone.put(state["gone_keys"], state["gone"])
         return table
-
-    def _known(self, keys: ArrayLike) -> tuple[Slots, NDArray[np.bool_] | None]:
-        """Slots of the rows there are, 0 for key 0, -1 for the others; a mask of those, if there are any."""
-        wanted = np.ascontiguousarray(keys, np.uint64)
-        slots = np.empty(wanted.shape, np.int64)
-        if not find_all(self._live.slots, wanted.ravel(), slots.ravel()):
-            return slots, None
-        slots[wanted == 0] = 0
-        unknown = slots < 0
-        return slots, unknown if unknown.any() else None
 
     def _admit(
         self,

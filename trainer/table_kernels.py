@@ -231,8 +231,8 @@ def learn(
         for d in range(dim):
             columns.rows[s, d] -= pace * grads[i, d]
         columns.changed[s] = step
-        if codes:
-            flipped += _encode_slot(columns, planes, s, code)
+        if codes and columns.fields[s] < planes.shape[0]:
+            flipped += _encode_slot(columns.rows, columns.codes, planes[columns.fields[s]], s, code)
     return flipped
 
 
@@ -244,7 +244,9 @@ def encode(columns: Columns, planes: Floats, slots: Ints) -> Scalar:
     for i in range(slots.size):
         if i + _AHEAD < slots.size:
             _expect(columns, slots[i + _AHEAD])
-        flipped += _encode_slot(columns, planes, slots[i], code)
+        s = slots[i]
+        if s > 0 and columns.fields[s] < planes.shape[0]:
+            flipped += _encode_slot(columns.rows, columns.codes, planes[columns.fields[s]], s, code)
     return flipped
 
 
@@ -271,14 +273,12 @@ def remove(columns: Columns, live: Map, keys: Keys) -> Scalar:
 
 
 @njit
-def _encode_slot(columns: Columns, planes: Floats, s: Scalar, code: Keys) -> Scalar:
-    if s == 0 or columns.fields[s] >= planes.shape[0]:
-        return 0
-    encode_row(columns.rows[s], planes[columns.fields[s]], code)
+def _encode_slot(rows: Floats, codes: Keys, planes: Floats, s: Scalar, code: Keys) -> Scalar:
+    encode_row(rows[s], planes, code)
     flipped: Scalar = 0
     for w in range(code.size):
-        flipped += popcount(columns.codes[s, w] ^ code[w])
-        columns.codes[s, w] = code[w]
+        flipped += popcount(codes[s, w] ^ code[w])
+        codes[s, w] = code[w]
     return flipped
 
 

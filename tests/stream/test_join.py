@@ -60,33 +60,39 @@ def impression(n: int, user: str, at_ms: int, items: Sequence[str], scored: bool
 
 
 @st.composite
-def logs(draw: st.DrawFn, disorder_ms: int = 25, size: int = 30) -> list[Event]:
-    """Some users' events, in an order of arrival that is up to ``disorder_ms`` off, some twice."""
-    users, items = st.sampled_from(["ada", "bob"]), st.sampled_from(["a", "b", "c"])
-    now, log, n_impressions = 1_000, list[Event](), 0
+def logs(draw: st.DrawFn, size: int = 30) -> list[Event]:
+    """Some users' events: most in order or nearly so, some twice, some actions before their impressions."""
+    users, items = st.sampled_from(["ada", "ada", "bob"]), st.sampled_from(["a", "b", "c"])
+    now, log, shown = 1_000, list[Event](), list[Impression]()
     for _ in range(draw(st.integers(0, size))):
-        now += draw(st.sampled_from([0, 0, 1, 3, 10, 45, 130]))
-        at_ms = now - draw(st.integers(0, disorder_ms))
+        now += draw(st.sampled_from([0, 1, 1, 2, 3, 10, 45]))
+        at_ms = now - draw(st.sampled_from([0, 0, 0, 1, 2, 14, 25]))
         what = draw(
             st.sampled_from(
-                ["impression", "click", "click", "click", "buy", "view", "other", "tick", "again"]
+                ["show", "show", "label", "label", "label", "organic", "organic", "tick", "again"]
             )
         )
-        if what == "impression":
+        if what == "show":
             slate = draw(st.lists(items, min_size=1, max_size=4))
-            log.append(impression(n_impressions, draw(users), at_ms, slate, draw(st.booleans())))
-            n_impressions += 1
+            shown.append(impression(len(shown), draw(users), at_ms, slate, draw(st.booleans())))
+            log.append(shown[-1])
+        elif what == "label" and shown:
+            of = draw(st.sampled_from(shown[-3:]))
+            kind = draw(st.sampled_from(["click", "click", "buy", "view"]))
+            user = draw(st.sampled_from([of.user] * 6 + ["eve"]))
+            item = draw(st.sampled_from([of.candidates[0].item, of.candidates[-1].item, "c"]))
+            after_ms = draw(st.sampled_from([-1, 0, 0, 1, 2, 39, 40, 41, 70, 71]))
+            place = draw(st.sampled_from([len(log), len(log), log.index(of)]))
+            log.insert(place, Action(kind, user, item, of.at_ms + after_ms, of.id))
         elif what == "tick":
             log.append(Tick(at_ms))
-        elif what == "again":
-            if log:
-                log.append(draw(st.sampled_from(log[-6:])))
+        elif what == "again" and log:
+            log.append(draw(st.sampled_from(log[-6:])))
         else:
-            # of an impression before, or of one or two that are still to come
-            of = draw(st.none() | st.integers(max(n_impressions - 2, 0), n_impressions + 1))
-            item = draw(items)
+            item, kind = draw(items), draw(st.sampled_from(["click", "click", "view", "stare"]))
+            of_none = draw(st.sampled_from([None, None, "i99"]))
             topic = {"topic": f"t{item}"} if draw(st.booleans()) else {}
-            log.append(Action(what, draw(users), item, at_ms, None if of is None else f"i{of}", {**topic}))
+            log.append(Action(kind, draw(users), item, at_ms, of_none, {**topic}))
     return log
 
 
@@ -221,11 +227,15 @@ rules_of_all_sizes = st.builds(
 
 
 @thoroughly
-@given(logs(), rules_of_all_sizes)
-def test_samples_are_those_of_a_brute_force_join(log: list[Event], rules: JoinRules) -> None:
-    log += [Tick(LATEST)] * (LATEST // rules.max_jump_ms + 1)
+@given(logs(), rules_of_all_sizes, st.integers(1, 9))
+def test_samples_are_those_of_a_brute_force_join(log: list[Event], rules: JoinRules, every: int) -> None:
+    joiner, found = Joiner(rules, FIELDS, 0), list[Sample]()
+    for record in records([*log, *[Tick(LATEST)] * (LATEST // rules.max_jump_ms + 1)]):
+        found += samples(joiner.apply(record))
+        if record.offset % every == 0:
+            joiner.snapshot()  # which trims every history as far as it may
     expected = [{k: v for k, v in s.items() if k != "order"} for s in brute_force(log, rules)]
-    assert [told(s) for s in samples(run(log, rules))] == expected
+    assert [told(s) for s in found] == expected
 
 
 # ---- what nothing may depend on
@@ -374,6 +384,11 @@ def test_ticks_tell_every_multiple_the_watermark_passes(log: list[Event], rules:
         last = joiner.watermark_ms
 
 
+def test_no_tick_is_told_before_time_begins() -> None:
+    ticks = [out for out in run([Tick(0), Tick(7), Tick(15), Tick(16), Tick(17)]) if isinstance(out, Tick)]
+    assert ticks == [Tick(0)]
+
+
 @steadily
 @given(logs())
 def test_origins_name_the_record_that_moved_the_watermark_and_never_go_back(log: list[Event]) -> None:
@@ -478,13 +493,11 @@ def nasty(draw: st.DrawFn) -> bytes:
     """An event with something wrong, or no event at all."""
     events: list[Event] = [impression(0, "ada", 1_010, "ab", True), Action("click", "ada", "a", 1_020, "i0")]
     o: Any = json.loads(encode_event(draw(st.sampled_from(events))))
+    parts = [part for part in (o, o.get("context"), o.get("features"), *o.get("candidates", [])) if part]
     for _ in range(draw(st.integers(1, 3))):
-        inner = draw(
-            st.sampled_from([o, o.get("context"), o.get("features"), (o.get("candidates") or [None])[0]])
-        )
-        if isinstance(inner, dict):
-            names = [*inner, "topic", "device", "age", "schema", "version"]
-            inner[draw(st.sampled_from(names))] = draw(odd_values)
+        inner = draw(st.sampled_from(parts))
+        names = [*inner, "topic", "device", "age", "schema", "version"]
+        inner[draw(st.sampled_from(names))] = draw(odd_values)
     raw = json.dumps(o, ensure_ascii=draw(st.booleans())).encode("utf-8", "surrogatepass")
     if draw(st.booleans()):
         return raw
@@ -554,6 +567,11 @@ def click(
         ([click(1_041)], "orphan.outside_window"),
         ([click(1_041, kind="buy")], "used.label"),
         ([click(1_005, item="z")], "orphan.not_in_slate"),
+        ([click(999), click(999)], "duplicate.action"),
+        ([click(1_005, item="z"), click(1_005, item="z")], "duplicate.action"),
+        ([click(1_005, "i2"), click(1_005, "i2")], "duplicate.action"),
+        ([click(1_005, "i2"), Action("click", "ada", "a", 1_005, "i2", {"topic": "new"})], "pending"),
+        ([click(1_005, "i2", kind="buy"), click(1_005, "i2", kind="buy")], "duplicate.action"),
         ([click(1_005, "i2")], "pending"),
         ([click(1_005, "i2"), Tick(1_021)], "orphan.no_impression"),
         ([click(1_005, user="bob"), Tick(1_021)], "orphan.no_impression"),
@@ -561,20 +579,17 @@ def click(
         ([Tick(1_020), click(1_005)], "used.label"),
         ([Tick(1_021), Tick(1_005)], "late.tick"),
         ([impression(1, "ada", 1_000, "ab")], "duplicate.impression"),
-        ([impression(2, "ada", 990, "ab"), Tick(1_005)], "pending"),
-        ([Tick(1_085)], "pending"),
-        ([Tick(1_086)], "used.impression"),
+        ([impression(2, "ada", 990, "ab")], "pending"),
+        ([Tick(1_085), Tick(1_086)], "used.impression"),
     ],
 )
 def test_what_becomes_of_a_record_is_counted_under_its_name(log: list[Event], became: str) -> None:
     joiner = Joiner(RULES, FIELDS, 0)
-    known = records([impression(1, "ada", 1_000, "ab"), *log])
-    for record in known[: 1 if became in ("pending", "used.impression") else -1]:
+    before = Counter[str]()
+    for record in records([impression(1, "ada", 1_000, "ab"), *log]):
+        before = Counter(joiner.counts)
         joiner.apply(record)
-    before = Counter(joiner.counts)
-    for record in known[joiner.next_offset :]:
-        joiner.apply(record)
-    assert joiner.counts.get(became, 0) > (before[became] if became != "pending" else 0)
+    assert Counter(joiner.counts)[became] - before[became] == 1
 
 
 # ---- memory and misuse
@@ -592,12 +607,36 @@ def test_nothing_is_remembered_of_users_who_are_long_gone(log: list[Event]) -> N
 
 
 def test_a_history_stays_short_however_much_one_user_does() -> None:
-    joiner = Joiner(RULES, FIELDS, 0)
-    for record in records(Action("click", "ada", "a", 1_000 + 9 * n) for n in range(500)):
+    joiner = Joiner(replace(RULES, history_ttl_ms=10**6), FIELDS, 0)
+    for record in records(click(1_000 + 9 * n, None) for n in range(500)):
         joiner.apply(record)
     # 3 to see, 2 above the watermark, and what is added until the next trim
     [history] = [user.history for user in joiner._users.values()]
     assert len(history) <= 2 * RULES.max_history + 1
+
+
+def test_a_trim_leaves_what_an_impression_just_above_the_watermark_sees() -> None:
+    joiner = Joiner(replace(RULES, max_history=1), FIELDS, 0)
+    log = [click(1_000, None), click(1_001, None), Tick(1_016), impression(1, "ada", 1_001, "a"), *flush()]
+    found = list[Sample]()
+    for record in records(log):
+        found += samples(joiner.apply(record))
+        joiner.snapshot()
+    assert [s.behaviours(2)[1].tolist() for s in found] == [[1_000]]
+
+
+def test_an_action_above_the_watermark_still_waits_when_one_below_gives_up() -> None:
+    shown = impression(1, "ada", 1_006, "a")
+    joiner = Joiner(RULES, FIELDS, 0)
+    outputs = [o for r in records([click(1_005), click(1_007), Tick(1_021)]) for o in joiner.apply(r)]
+    assert (joiner.watermark_ms, joiner.counts["orphan.no_impression"], joiner.counts["pending"]) == (
+        1_005,
+        1,
+        1,
+    )
+    for event in [shown, *flush()]:
+        outputs += joiner.apply(Record(0, joiner.next_offset, b"", encode_event(event)))
+    assert [s.label_matrix(2).tolist() for s in samples(outputs)] == [[[1, 0]]]
 
 
 def test_a_record_that_comes_again_is_refused() -> None:

@@ -113,8 +113,10 @@ def test_torch_agrees_exactly(
     theirs = hamming_top_k_torch(
         torch.from_numpy(queries.view(np.int64)).to(device),
         torch.from_numpy(keys.view(np.int64)).to(device),
-        *(torch.from_numpy(bound).to(device) for bound in (at.first, at.start, at.stop)),
-        k=k,
+        torch.from_numpy(at.first).to(device),
+        torch.from_numpy(at.start).to(device),
+        torch.from_numpy(at.stop).to(device),
+        k,
         mask=None if at.mask is None else torch.from_numpy(at.mask).to(device),
         radii=(0, 20, 64),
     )
@@ -140,8 +142,8 @@ def test_inner_search_finds_and_counts_what_sorting_finds(
     queries = rng.standard_normal((at.n_queries, dim)).astype(np.float32)
     keys = rng.standard_normal((at.length, dim)).astype(np.float32)
     if kind != "random":  # ties, zero vectors
-        queries, keys = queries.round() * (rng.random((at.n_queries, 1)) < 0.8), keys.round() / 2
-        queries, keys = queries.astype(np.float32), keys.astype(np.float32)
+        queries = queries.round() * (rng.random((at.n_queries, 1)) < 0.8).astype(np.float32)
+        keys = keys.round() / np.float32(2)
     if kind == "extremes":
         keys *= np.exp2(rng.integers(-40, 40, (at.length, 1))).astype(np.float32)
     products = products_in_order(queries, keys)

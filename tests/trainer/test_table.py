@@ -337,6 +337,15 @@ def test_a_full_table_says_so_and_keeps_what_it_has() -> None:
         EmbeddingTable.restore(table.state(), capacity=3)
 
 
+def test_a_key_that_is_put_waits_no_more() -> None:
+    table = EmbeddingTable(DIM, N_FIELDS, PLANES, admit_after=3, **SETTINGS)
+    table.see([1, 2, 1], 0, 0, 5, 1)
+    table.put([1], 0, np.ones((1, DIM), np.float32), step=2)
+    assert (table.n_rows, table.n_waiting) == (1, 1)
+    table.remove([1])
+    assert table.see([1, 1, 1], 0, 0, 6, 3).tolist() == [0, 0, 1]
+
+
 def test_shapes_broadcast_and_stay() -> None:
     table = EmbeddingTable(DIM, N_FIELDS, PLANES, **SETTINGS)
     keys = np.array([[101, 1], [101, 2], [102, 0]], np.uint64)

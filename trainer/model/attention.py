@@ -1,12 +1,15 @@
 """Multi-head target attention over the few behaviours that a search picked.
 
-With the projections absorbed, ``W_q' W_k -> A_h`` and ``W_o W_v -> B_h``, keys and values are the embeddings themselves:
+The projections of behaviours are absorbed, ``W_k`` into the query and ``W_v`` into what comes out, so that keys and
+values are the embeddings themselves and nothing is projected per behaviour:
 
-    score[h, j] = (A_h t) . x_j + gap_bias[h, gap_j]        alpha = softmax over j        out = sum_h B_h sum_j alpha x_j
+    score[h, j] = (W_k[h] W_q[h] t) . x_j + gap_bias[h, gap_j]
+    alpha       = softmax over j
+    out[h]      = W_v[h] (sum over j of alpha[h, j] x_j)
 
-so nothing is projected per behaviour, and a candidate costs ``4 H k D`` multiply-adds whatever the sequence's length.
-``attend`` is the inner part, score to ``sum_j alpha x_j``, as one kernel that reads rows of the embedding matrix in
-place; ``attend_torch`` is the same in plain torch, its oracle and what runs on other devices.
+A candidate costs ``3 D^2 + 2 H k D`` multiply-adds, whatever the length of the sequence. ``attend`` is the inner part,
+from scores to the weighted sum, as one kernel that reads rows of the embedding matrix in place; ``attend_torch`` is the
+same in plain torch, its oracle and what runs on other devices.
 
 Source: Vaswani et al. 2017, section 3.2; ETA, arXiv 2108.04468, section 3.3.
 """
@@ -57,25 +60,31 @@ class TargetAttention(nn.Module):
     heads
         ``H``; divides ``dim``.
     sharpness
-        Score of a unit target with itself at the start: A_h is ``sharpness`` times the identity on head h's block.
+        ``W_q' W_k`` starts as so many times the identity: the score of a unit vector with itself, over all heads.
     """
 
     def __init__(self, dim: int, heads: int, sharpness: float = 4.0) -> None:
         super().__init__()
-        block = torch.eye(heads).repeat_interleave(dim // heads, dim=1)  # [H, D]
-        self.a = nn.Parameter(sharpness * torch.diag_embed(block))  # [H, D, D]
-        self.b = nn.Parameter(torch.diag_embed(block).reshape(heads * dim, dim))  # [H D, D]
+        blocks = torch.eye(dim).view(heads, dim // heads, dim)
+        self.query = nn.Parameter(sharpness * blocks)  # [H, D / H, D]
+        self.key = nn.Parameter(blocks.clone())
+        self.value = nn.Parameter(blocks.clone())
         self.gap_bias = nn.Parameter(torch.zeros(N_GAPS, heads))
-        self.heads = heads
 
     def forward(self, target: Tensor, rows: Tensor, picked: Picked) -> Tensor:
         """``target`` ``[N, D]``, ``rows`` ``[U, d]`` -> ``[N, D]``; zeros where nothing was picked."""
-        n, dim = target.shape
-        # one product for all heads: [N, D] x [D, H D]
-        queries = target @ self.a.permute(1, 0, 2).reshape(dim, self.heads * dim)
-        queries = queries.view(n, self.heads, dim)
         run = attend if rows.device.type == "cpu" and rows.dtype == torch.float32 else attend_torch
-        return run(queries, rows, self.gap_bias, picked).reshape(n, -1) @ self.b
+        return self.mix(run(self.ask(target), rows, self.gap_bias, picked))
+
+    def ask(self, target: Tensor) -> Tensor:
+        """Queries with the key projection absorbed: ``[N, D]`` -> ``[H, N, D]``."""
+        dim = target.shape[1]
+        asked = (target @ self.query.view(dim, dim).T).view(len(target), *self.key.shape[:2])
+        return torch.bmm(asked.transpose(0, 1), self.key)
+
+    def mix(self, attended: Tensor) -> Tensor:
+        """The value projection, after the sum: ``[H, N, D]`` -> ``[N, D]``, heads side by side."""
+        return torch.bmm(attended, self.value.transpose(1, 2)).transpose(0, 1).flatten(1)
 
 
 def attend(queries: Tensor, rows: Tensor, gap_bias: Tensor, picked: Picked) -> Tensor:
@@ -84,7 +93,7 @@ def attend(queries: Tensor, rows: Tensor, gap_bias: Tensor, picked: Picked) -> T
     Parameters
     ----------
     queries
-        float32 ``[N, H, D]``, ``D = F d``.
+        float32 ``[H, N, D]``, ``D = F d``.
     rows
         float32 ``[U, d]``, the batch's embedding matrix.
     gap_bias
@@ -92,7 +101,7 @@ def attend(queries: Tensor, rows: Tensor, gap_bias: Tensor, picked: Picked) -> T
 
     Returns
     -------
-    float32 ``[N, H, D]``.
+    float32 ``[H, N, D]``.
     """
     return cast(Tensor, _Attend.apply(queries, rows, gap_bias, picked))  # type: ignore[no-untyped-call]
 
@@ -101,23 +110,23 @@ def attend_torch(queries: Tensor, rows: Tensor, gap_bias: Tensor, picked: Picked
     """The same as ``attend`` in plain torch: any device, any dtype, any number of derivatives."""
     device = rows.device
     of = torch.as_tensor(picked.of, device=device)
-    r, k, f = picked.index.shape
+    k = picked.index.shape[1]
     filled = torch.arange(k, device=device) < torch.as_tensor(picked.count, device=device)[:, None]  # [R, k]
     index = torch.as_tensor(picked.index, device=device).long().where(filled[:, :, None], 0)
     gap = torch.as_tensor(picked.gap, device=device).long().where(filled, 0)
-    x = rows[index].reshape(r, k, -1)[of]  # [N, k, D]
-    scores = torch.einsum("nhd,nkd->nhk", queries, x) + gap_bias[gap].transpose(1, 2)[of]
-    scores = scores.masked_fill(~filled[of][:, None], -torch.inf)
-    alpha = scores.softmax(-1).nan_to_num(0.0)
-    return torch.einsum("nhk,nkd->nhd", alpha, x)
+    x = rows[index].flatten(2)[of]  # [N, k, D]
+    scores = torch.einsum("hnd,nkd->hnk", queries, x) + gap_bias[gap].permute(2, 0, 1)[:, of]
+    scores = scores.masked_fill(~filled[of], -torch.inf)
+    alpha = scores.softmax(-1).masked_fill(~filled[of], 0.0)  # an empty list; what is not a number stays so
+    return torch.einsum("hnk,nkd->hnd", alpha, x)
 
 
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, queries: Tensor, rows: Tensor, gap_bias: Tensor, picked: Picked) -> Tensor:
-        n, heads, dim = queries.shape
-        alpha = np.empty((n, heads, picked.index.shape[1]), np.float32)
-        out = np.empty((n, heads, dim), np.float32)
+        heads, n, dim = queries.shape
+        alpha = np.empty((heads, n, picked.index.shape[1]), np.float32)
+        out = np.empty((heads, n, dim), np.float32)
         arrays = [t.detach().contiguous().numpy() for t in (queries, rows, gap_bias)]
         _forward(*arrays, picked.index, picked.count, picked.gap, picked.of, alpha, out)
         ctx.arrays, ctx.picked, ctx.alpha = arrays, picked, alpha
@@ -146,7 +155,7 @@ def _gather(rows, index, n, x):  # type: ignore[no-untyped-def]
 
 @_fast
 def _forward(queries, rows, gap_bias, index, count, gap, of, alpha, out):  # type: ignore[no-untyped-def]
-    n_candidates, heads, dim = queries.shape
+    heads, n_candidates, dim = queries.shape
     x = np.empty((index.shape[1], dim), np.float32)
     held = -1
     for n in range(n_candidates):
@@ -156,9 +165,9 @@ def _forward(queries, rows, gap_bias, index, count, gap, of, alpha, out):  # typ
             _gather(rows, index[r], m, x)
             held = r
         for h in range(heads):
-            q = queries[n, h]
-            a = alpha[n, h]
-            o = out[n, h]
+            q = queries[h, n]
+            a = alpha[h, n]
+            o = out[h, n]
             top = np.float32(-np.inf)
             for j in range(m):
                 row = x[j]
@@ -187,7 +196,7 @@ def _forward(queries, rows, gap_bias, index, count, gap, of, alpha, out):  # typ
 def _backward(queries, rows, gap_bias, index, count, gap, of, alpha, grad, d_queries, d_rows, d_bias):  # type: ignore[no-untyped-def]
     # With p = softmax(s), o = p x and g the gradient of o:
     #   dp_j = g . x_j    ds_j = p_j (dp_j - sum_i p_i dp_i)    dq = sum_j ds_j x_j    dx_j = p_j g + ds_j q
-    n_candidates, heads, dim = queries.shape
+    heads, n_candidates, dim = queries.shape
     n_fields = index.shape[2]
     d = rows.shape[1]
     x = np.empty((index.shape[1], dim), np.float32)
@@ -201,10 +210,10 @@ def _backward(queries, rows, gap_bias, index, count, gap, of, alpha, grad, d_que
             _gather(rows, index[r], m, x)
             held = r
         for h in range(heads):
-            q = queries[n, h]
-            g = grad[n, h]
-            p = alpha[n, h]
-            dq = d_queries[n, h]
+            q = queries[h, n]
+            g = grad[h, n]
+            p = alpha[h, n]
+            dq = d_queries[h, n]
             mean = np.float32(0)
             for j in range(m):
                 row = x[j]

@@ -104,9 +104,7 @@ def _mean(rows: Tensor, inputs: Inputs) -> Tensor:
 def _attend_all(attention: TargetAttention, target: Tensor, rows: Tensor, inputs: Inputs) -> Tensor:
     """Target attention over the whole long part: one matrix product a slate, shared by its candidates."""
     assert inputs.sequence is not None
-    n, dim = target.shape
-    heads = attention.heads
-    queries = (target @ attention.a.permute(1, 0, 2).reshape(dim, heads * dim)).view(n, heads, dim)
+    queries = attention.ask(target).transpose(0, 1)  # [N, H, D]
     sequence = torch.as_tensor(inputs.sequence, device=rows.device)
     gap = torch.as_tensor(inputs.gap, device=rows.device).long()
     out = []
@@ -115,7 +113,6 @@ def _attend_all(attention: TargetAttention, target: Tensor, rows: Tensor, inputs
     for q, start, middle in zip(slates, inputs.start[:-1], inputs.middle, strict=True):
         x = functional.embedding(sequence[start:middle], rows).flatten(1)  # [L, D]
         bias = functional.embedding(gap[start:middle], attention.gap_bias).T  # [H, L]
-        alpha = (torch.matmul(q.flatten(0, 1), x.T).view(len(q), heads, -1) + bias).softmax(-1)  # [C, H, L]
-        out.append((alpha.flatten(0, 1) @ x).view(len(q), -1))
-    mixed: Tensor = torch.cat(out) @ attention.b
-    return mixed
+        alpha = (torch.matmul(q.flatten(0, 1), x.T).view(*q.shape[:2], -1) + bias).softmax(-1)  # [C, H, L]
+        out.append((alpha.flatten(0, 1) @ x).view(q.shape))
+    return attention.mix(torch.cat(out).transpose(0, 1))

@@ -6,8 +6,9 @@ touched rows are numbered anew, so that the network works on a small matrix ``[U
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,12 +46,14 @@ class Rows(Protocol):
         """``[capacity, words]``."""
 
 
-class Search(Protocol):
-    """Which behaviours within each slate's range a candidate should attend over."""
+Finder = Callable[[Slots, Slots, int], Found]
+"""``(start, stop, k)``: which k behaviours of ``start[b]:stop[b]`` the candidates of slate b should attend over."""
 
-    def __call__(
-        self, table: Rows, batch: Batch, at: Located, start: Slots, stop: Slots, k: int
-    ) -> Found: ...
+
+class Search(Protocol):
+    """Looks up what it compares once a batch; what it returns is asked for several ranges."""
+
+    def __call__(self, table: Rows, batch: Batch, at: Located) -> Finder: ...
 
 
 @dataclass(frozen=True)
@@ -107,9 +110,10 @@ def prepare(
     picked_long = None
     counts = [np.diff(batch.start)[slate][:, None]]
     if search is not None:
-        counts.append(search(table, batch, at, middle, stop, 1).counts)
+        find = search(table, batch, at)
+        counts.append(find(middle, stop, 1).counts)
         if reads != "nothing":
-            found = search(table, batch, at, start, middle, k if reads == "picked" else 1)
+            found = find(start, middle, k if reads == "picked" else 1)
             counts.append(found.counts)
             if reads == "picked":
                 picked_long = _pick(found.positions, slate, np.arange(len(slate)), batch, at, number)
@@ -138,13 +142,16 @@ def prepare(
 class _Numbering:
     """Numbers rows of the table in the order in which they are first used."""
 
-    _mark = np.zeros(
-        0, np.int32
-    )  # scratch, all zero between batches; one for the process, as large as its largest table
+    _idle: ClassVar[list[Ints]] = []
+    """Scratch, all zero: one for each numbering at the same time. One that fails does not give its own back."""
 
     def __init__(self, capacity: int) -> None:
-        if len(_Numbering._mark) < capacity:
-            _Numbering._mark = np.zeros(capacity, np.int32)
+        try:
+            self._mark = self._idle.pop()
+        except IndexError:
+            self._mark = np.zeros(0, np.int32)
+        if len(self._mark) < capacity:
+            self._mark = np.zeros(capacity, np.int32)
         self._unique = np.empty(1024, np.int64)
         self._n = 0
 
@@ -167,6 +174,7 @@ class _Numbering:
     def finish(self) -> Slots:
         unique = self._unique[: self._n].copy()
         self._mark[unique] = 0
+        self._idle.append(self._mark)
         return unique
 
     def _reserve(self, more: int) -> None:

@@ -21,6 +21,8 @@ Mask = NDArray[np.bool_]
 Scalar = Any  # a number: numba knows which
 
 WORD = 64
+TILE = 16
+"""Queries that share a look at 64 behaviours' vectors, so that these stay close to the processor."""
 LEAST = np.int32(-(2**31))
 """Below any product: a behaviour that may not be found."""
 _ZERO = np.uint64(0)
@@ -144,31 +146,52 @@ def inner(
     dim, k = keys.shape[1], positions.shape[1]
     padded = (longest(start, stop) + SUMS - 1) // SUMS * SUMS
     panels = np.zeros((padded // SUMS, dim, SUMS), np.float32)
-    products, lengths = np.empty((2, padded), np.float32)
-    order = np.empty(padded, np.int32)
+    products = np.empty((TILE, padded), np.float32)
+    lengths = np.empty(padded, np.float32)
+    order, places = np.empty(padded, np.int32), np.empty(padded, np.int32)
     valid = np.empty(padded // WORD, np.uint64)
     hidden = np.empty(padded, np.bool_)
     for b in range(start.size):
         begin, n = start[b], stop[b] - start[b]
         line = (n + WORD - 1) // WORD
         n_valid = mark_valid(mask, begin, stop[b], line, valid)
-        for i in range(n if first[b] < first[b + 1] else 0):
-            key = keys[begin + i]
-            for d in range(dim):
-                panels[i // SUMS, d, i % SUMS] = key[d]
-            lengths[i] = _length(key)
-            hidden[i] = mask.size > 0 and not mask[begin + i]
-        for q in range(first[b], first[b + 1]):
+        if first[b] < first[b + 1]:
+            _lay_out(keys[begin : stop[b]], panels, lengths)
+            for i in range(n):
+                hidden[i] = mask.size > 0 and not mask[begin + i]
+        for tile in range(first[b], first[b + 1], TILE):
+            after = min(tile + TILE, first[b + 1])
             for panel in range(line):
-                dots(queries[q], panels[panel], 0, products, panel * SUMS)
-            length = _length(queries[q])
-            for r in range(cosines.size):
-                counts[q, r] = _count_cosines(products, length, lengths, hidden, n, cosines[r])
-            if n_valid <= k:
-                write_marked(valid, line, begin, positions[q])
-            else:
-                _order(products, hidden, n, order)
-                _largest(order, n, k, begin, positions[q])
+                for q in range(tile, after):
+                    dots(queries[q], panels[panel], 0, products[q - tile], panel * SUMS)
+            for q in range(tile, after):
+                of = products[q - tile]
+                length = _length(queries[q])
+                for r in range(cosines.size):
+                    counts[q, r] = _count_cosines(of, length, lengths, hidden, n, cosines[r])
+                if n_valid <= k:
+                    write_marked(valid, line, begin, positions[q])
+                else:
+                    _order(of, hidden, n, order)
+                    for i in range(n):
+                        places[i] = begin + i
+                    _largest(order, places, n, k, positions[q])
+
+
+@njit
+def _lay_out(keys: Floats, panels: Floats, lengths: Floats) -> None:
+    """Write the vectors on their side, 64 to a panel, and their lengths."""
+    for begin in range(0, len(keys), SUMS):
+        panel, n = panels[begin // SUMS], min(SUMS, len(keys) - begin)
+        of = lengths[begin : begin + n]
+        of[:] = 0
+        for d in range(keys.shape[1]):
+            for i in range(n):
+                x = keys[begin + i, d]
+                panel[d, i] = x
+                of[i] += x * x
+        for i in range(n):
+            of[i] = np.sqrt(of[i])
 
 
 @njit
@@ -202,17 +225,23 @@ def _order(products: Floats, hidden: Mask, n: int, order: Places) -> None:
 
 
 @njit
-def _largest(order: Places, n: int, k: int, begin: int, positions: Places) -> None:
-    """The places of the k largest of n > k numbers, ties to the last; bisection, as counting is quick."""
-    low, high = np.int64(LEAST), np.int64(LEAST)
+def _largest(order: Places, places: Places, n: int, k: int, positions: Places) -> None:
+    """The places of the k largest of n > k numbers, ties to the last; both arrays are used up.
+
+    By bisection, since counting is quick, with what is too small thrown out whenever that halves the work.
+    """
+    low, high = np.int64(order[0]), np.int64(order[0])
     for i in range(n):
-        high = max(high, np.int64(order[i]))
+        low, high = min(low, np.int64(order[i])), max(high, np.int64(order[i]))
     while low < high:  # the k-th largest is in low..high
         middle = (low + high + 1) >> 1
-        if _count_from(order, n, np.int32(middle)) >= k:
-            low = middle
-        else:
+        n_from = _count_from(order, n, np.int32(middle))
+        if n_from < k:
             high = middle - 1
+            continue
+        low = middle
+        if 2 * n_from <= n:
+            n = _throw_out(order, places, n, np.int32(middle))
     above = 0
     for i in range(n):
         above += order[i] > low
@@ -223,12 +252,23 @@ def _largest(order: Places, n: int, k: int, begin: int, positions: Places) -> No
         ties -= tie
         if tie or order[i] > low:
             k -= 1
-            positions[k] = begin + i
+            positions[k] = places[i]
 
 
 @njit
 def _count_from(order: Places, n: int, least: Scalar) -> Scalar:
-    above: Scalar = np.int32(0)
+    n_from = np.int32(0)
     for i in range(n):
-        above += np.int32(order[i] >= least)
-    return above
+        n_from += np.int32(order[i] >= least)
+    return n_from
+
+
+@njit
+def _throw_out(order: Places, places: Places, n: int, least: Scalar) -> Scalar:
+    """Move what is ``least`` or more to the front, in order; how many that is."""
+    kept = 0
+    for i in range(n):
+        value = order[i]
+        order[kept], places[kept] = value, places[i]
+        kept += value >= least
+    return kept

@@ -25,12 +25,19 @@ WORD = 64
 
 
 def make_planes(n_fields: int, dim: int, bits: int, seed: int) -> Floats:
-    """Normal hyperplanes for each field, fixed by the seed; they stand in the checkpoint all the same.
+    """Normal hyperplanes, block-diagonal by field, fixed by the seed; they stand in the checkpoint all the same.
+
+    Each field has ``bits / n_fields`` bits of the code to itself and zeros elsewhere, so the code of an item, whose
+    vector is that of its fields side by side, is the bitwise or of its fields' codes, and a row that moved changes its
+    own bits only::
+
+        [item; category] x  | A 0 |   ->  code = item's bits, category's bits
+                            | 0 B |
 
     Parameters
     ----------
     bits
-        Of one field's code, a multiple of 64.
+        Of an item's code, a multiple of 64 and of ``n_fields``.
 
     Returns
     -------
@@ -39,11 +46,42 @@ def make_planes(n_fields: int, dim: int, bits: int, seed: int) -> Floats:
     Raises
     ------
     ValueError
-        If ``bits`` is no multiple of 64.
+        If ``bits`` is no such multiple.
     """
     _check_bits(bits)
+    if n_fields < 1 or bits % n_fields:
+        raise ValueError(f"simhash: expected bits to be a multiple of {n_fields} fields, got {bits}")
     generator = np.random.Generator(np.random.PCG64(seed))
-    return generator.standard_normal((n_fields, dim, bits), dtype=np.float32)
+    planes = np.zeros((n_fields, dim, bits), np.float32)
+    each = bits // n_fields
+    for f in range(n_fields):
+        planes[f, :, f * each : (f + 1) * each] = generator.standard_normal((dim, each), dtype=np.float32)
+    return planes
+
+
+@njit
+def item_codes(codes: Codes, rows: NDArray[np.int64], n_fields: int) -> Codes:
+    """Codes of items from those of their first ``n_fields`` fields.
+
+    Parameters
+    ----------
+    codes
+        uint64 ``[capacity, words]`` by row of a table.
+    rows
+        int64 ``[n, F]``.
+
+    Returns
+    -------
+    uint64 ``[n, words]``.
+    """
+    out = np.empty((rows.shape[0], codes.shape[1]), np.uint64)
+    for i in range(rows.shape[0]):
+        for w in range(codes.shape[1]):
+            word = codes[rows[i, 0], w]
+            for f in range(1, n_fields):
+                word |= codes[rows[i, f], w]
+            out[i, w] = word
+    return out
 
 
 def encode(vectors: Floats, planes: Floats) -> Codes:
@@ -142,4 +180,4 @@ def _check_bits(bits: int) -> None:
         raise ValueError(f"simhash: expected bits to be a multiple of {WORD}, got {bits}")
 
 
-__all__ = ["encode", "encode_row", "encode_torch", "hamming", "make_planes", "popcount"]
+__all__ = ["encode", "encode_row", "encode_torch", "hamming", "item_codes", "make_planes", "popcount"]

@@ -20,11 +20,10 @@ from functools import partial
 from math import cos, pi
 from typing import Literal
 
-import numpy as np
-
 from trainer.batch import Batch
-from trainer.model.inputs import Located, Rows, Search, Slots
-from trainer.model.search import Found, category_top_k, hamming_top_k, inner_top_k
+from trainer.model.inputs import Finder, Located, Rows, Search
+from trainer.model.search import category_top_k, hamming_top_k, inner_top_k
+from trainer.model.simhash import item_codes
 
 RADII = (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8)
 """Distances within which behaviours are counted, as parts of all bits; for vectors, the angle that they mean."""
@@ -40,32 +39,26 @@ class Unit:
     n_counts: int = len(RADII)
 
 
-def hamming(
-    table: Rows, batch: Batch, at: Located, start: Slots, stop: Slots, k: int, *, n_coded: int
-) -> Found:
-    """The k behaviours whose codes differ in the fewest bits; an item's code is that of its coded fields, side by side."""
+def hamming(table: Rows, batch: Batch, at: Located, n_coded: int) -> Finder:
+    """The k behaviours whose codes differ in the fewest bits; an item's is those of its coded fields, side by side."""
     queries = table.codes[at.items[:, :n_coded]].reshape(len(at.items), -1)
-    keys = table.codes[at.sequence[:, :n_coded]].reshape(len(at.sequence), -1)
-    bits = queries.shape[1] * 64
-    radii = tuple(round(r * bits) for r in RADII)
-    return hamming_top_k(queries, keys, batch.first, start, stop, k, radii=radii)
+    keys = table.codes[at.sequence[:, :n_coded]].reshape(-1, queries.shape[1])
+    radii = tuple(round(r * queries.shape[1] * 64) for r in RADII)
+    return lambda start, stop, k: hamming_top_k(queries, keys, batch.first, start, stop, k, radii=radii)
 
 
-def inner(
-    table: Rows, batch: Batch, at: Located, start: Slots, stop: Slots, k: int, *, n_coded: int
-) -> Found:
+def inner(table: Rows, batch: Batch, at: Located, n_coded: int) -> Finder:
     """The k behaviours with the largest inner product of the same fields' vectors."""
     queries = table.rows[at.items[:, :n_coded]].reshape(len(at.items), -1)
-    keys = table.rows[at.sequence[:, :n_coded]].reshape(len(at.sequence), -1)
+    keys = table.rows[at.sequence[:, :n_coded]].reshape(-1, queries.shape[1])
     radii = tuple(cos(pi * r) for r in RADII)
-    return inner_top_k(queries, keys, batch.first, start, stop, k, radii=radii)
+    return lambda start, stop, k: inner_top_k(queries, keys, batch.first, start, stop, k, radii=radii)
 
 
-def category(table: Rows, batch: Batch, at: Located, start: Slots, stop: Slots, k: int) -> Found:
+def category(table: Rows, batch: Batch, at: Located) -> Finder:
     """The k most recent behaviours in the candidate's category, the first item feature."""
-    queries = np.ascontiguousarray(batch.items[:, 1])
-    keys = np.ascontiguousarray(batch.sequence[:, 1])
-    return category_top_k(queries, keys, batch.first, start, stop, k)
+    queries, keys = batch.items[:, 1], batch.sequence[:, 1]
+    return lambda start, stop, k: category_top_k(queries, keys, batch.first, start, stop, k)
 
 
 def make_unit(name: str, n_coded: int) -> Unit:
