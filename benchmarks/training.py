@@ -80,7 +80,11 @@ def run(n_slates: int = 64) -> dict[str, object]:
 
 def _baseline(batches: list[Batch], n_slates: int) -> float:
     """Seconds a candidate of the baseline on the same batches."""
-    keys = np.unique(np.concatenate([np.concatenate([b.side.ravel(), b.items.ravel(), b.sequence.ravel()]) for b in batches]))
+    keys = np.unique(
+        np.concatenate(
+            [np.concatenate([b.side.ravel(), b.items.ravel(), b.sequence.ravel()]) for b in batches]
+        )
+    )
 
     def rows(wanted: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(np.searchsorted(keys, wanted))

@@ -121,9 +121,11 @@ class MemoryIndex:
     def since(self, version: Version | None) -> list[Update] | None:
         if version == self.version:
             return []
-        for i, update in enumerate(self._updates):
-            if update.since is None or update.since == version:
-                return list(self._updates)[i:]
+        updates = list(self._updates)
+        for i in reversed(range(len(updates))):
+            is_newer = version is None or updates[i].version > version
+            if is_newer and updates[i].since in (None, version):
+                return updates[i:]
         return None
 
     def load(self) -> Update | None:
@@ -160,7 +162,7 @@ class MemoryIndex:
     def _allot(self, n: int, update: Update) -> NDArray[np.int64]:
         """Places for ``n`` new rows, freed ones first."""
         n_held = len(self._rows["keys"]) if self._rows else 0
-        while len(self._free) < n:
+        while len(self._free) < n or not self._rows:
             more = max(1024, n_held)
             for name in ("keys", "fields", "steps", "codes", "vectors"):
                 like: NDArray[Any] = getattr(update, name)

@@ -64,7 +64,7 @@ class Pipeline:
 
     Raises
     ------
-    DamagedCheckpoint, ValueError
+    CheckpointError
         If checkpoints are there but none is whole, or they are of other settings.
     """
 
@@ -193,8 +193,9 @@ class Pipeline:
     def _resume(self, found: checkpoint.Checkpoint) -> _Saved:
         then = msgspec.convert(found.manifest["settings"], Settings)
         for part in ("features", "stream", "model"):
-            if getattr(then, part) != getattr(self.settings, part):
-                raise ValueError(
+            # as bytes, in which the order of windows counts too: it is that of the labels
+            if msgspec.json.encode(getattr(then, part)) != msgspec.json.encode(getattr(self.settings, part)):
+                raise checkpoint.CheckpointError(
                     f"checkpoint {found.name}: expected the same [{part}] settings as it was made with, got others"
                 )
         saved = msgspec.msgpack.decode(found.blobs["place"], type=_Saved)
@@ -202,6 +203,8 @@ class Pipeline:
         snapshots = msgspec.msgpack.decode(found.blobs["joiners"], type=dict[int, dict[str, bytes]])
         rules, fields = self.settings.join_rules(), self.settings.fields
         self.joiners = {p: Joiner.restore(rules, fields, p, s) for p, s in snapshots.items()}
+        counts = self.counts()
+        self.dead.update({k.removeprefix("dead."): n for k, n in counts.items() if k.startswith("dead.")})
         self.samples = MemoryLog(len(self.joiners), start=saved.samples)
         for p, _, value in saved.waiting:
             self.samples.append(p, b"", value)

@@ -25,7 +25,7 @@ N_WINDOWS = 20
 
 @dataclass(frozen=True)
 class Refresh:
-    """How codes are held back, to see what that costs: ``every`` so many steps, or ``frozen`` after a part of the log."""
+    """How codes are held back, to see what it costs: ``every`` so many steps, or ``frozen`` after a part of the log."""
 
     every: int = 1
     frozen: float | None = None
@@ -88,7 +88,7 @@ def replay(
 
     def stepped(step: Step) -> None:
         book.add(step)
-        if refresh.frozen is not None:
+        if refresh.frozen is not None and not pipeline.learner.frozen:
             origin = step.samples[-1].origin
             pipeline.learner.frozen = origin.offset >= refresh.frozen * end[origin.partition]
 
@@ -112,7 +112,7 @@ def replay(
 
 
 def summary(pipeline: Pipeline, records: Records) -> dict[str, Any]:
-    """Progressive metrics of a run, in total and in windows of equally many candidates, with standard errors by user."""
+    """Progressive metrics of a run, in total and in windows of equally many candidates, with errors by user."""
     settings = pipeline.settings
     columns = (records["p"], records["label"], records["user"])
     windows = []

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream.events import key_of
+from trainer.batch import STAGES
 from trainer.loop import Step
 
 RECORD = np.dtype(
@@ -25,10 +26,12 @@ RECORD = np.dtype(
         ("label", np.uint8),
     ]
 )
-"""40 bytes a candidate."""
+"""41 bytes a candidate."""
 
 Records = NDArray[np.void]
 TAIL = 20_000
+CLICKED = 2
+"""Label of a record that corrects an earlier one, under the eager policy: that candidate was clicked after all."""
 
 
 class Scorebook:
@@ -66,17 +69,17 @@ class Scorebook:
         records["at_ms"] = batch.at_ms[slate]
         records["step"] = step.version.step
         records["p"] = step.predicted.p[:, 0]
-        records["label"] = batch.labels[:, 0]
+        records["label"] = np.where(batch.stage[slate] == STAGES.index("click"), CLICKED, batch.labels[:, 0])
         self.n += len(records)
         self._blocks.append(records)
         self._tail.append(records)
-        if sum(map(len, self._tail)) > 2 * TAIL:
+        while sum(map(len, self._tail)) - len(self._tail[0]) >= TAIL:
             self._tail.popleft()
         return records
 
     def tail(self, n: int) -> Records:
         """The last ``n``, at most TAIL, that this process added."""
-        return np.concatenate([np.zeros(0, RECORD), *self._tail])[-n:]
+        return corrected(np.concatenate([np.zeros(0, RECORD), *self._tail])[-n:])
 
     def flush(self) -> None:
         """Write what was added to the file."""
@@ -87,13 +90,34 @@ class Scorebook:
             self._blocks = []
 
     def records(self) -> Records:
-        """All of them, ``[n]``; from a file without loading it whole."""
+        """One for each candidate that was shown; from a file without loading it whole, if none was corrected."""
         self.flush()
         if self._path is None:
-            return np.concatenate([np.zeros(0, RECORD), *self._blocks])
+            return corrected(np.concatenate([np.zeros(0, RECORD), *self._blocks]))
         if self.n == 0:
             return np.zeros(0, RECORD)
-        return np.memmap(self._path, RECORD, "r", shape=(self.n,))
+        return corrected(np.memmap(self._path, RECORD, "r", shape=(self.n,)))
+
+
+def corrected(records: Records) -> Records:
+    """The predictions that were made when a candidate was shown, with what became of it.
+
+    Under the eager policy a click is learned as a sample of its own, when the impression has been learned as negative
+    already: what the model says of it then is no prediction, but it tells the label of the one before.
+    """
+    late = records["label"] == CLICKED
+    if not late.any():
+        return records
+    shown = records[~late].copy()
+    clicked = np.isin(_which(shown), _which(records[late]))
+    shown["label"] = np.where(clicked, 1, shown["label"])
+    return shown
+
+
+def _which(records: Records) -> NDArray[np.uint64]:
+    """A number for the impression and item of each record."""
+    names: NDArray[np.uint64] = records["impression"] ^ (records["item"] * np.uint64(0x9E3779B97F4A7C15))
+    return names
 
 
 class ScorebookError(ValueError):

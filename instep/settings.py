@@ -1,9 +1,10 @@
-"""``instep.toml``: everything that can be set, its default and its bounds. Read by entry points; the core sees values only."""
+"""``instep.toml``: everything that can be set, with default and bounds. Read by entry points; the core sees values."""
 
 from __future__ import annotations
 
 import re
 import tomllib
+from math import isfinite
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -209,9 +210,10 @@ def _check_together(settings: Settings, where: str) -> None:
         if not ok:
             raise SettingsError(f"{where}: {setting}: expected {expected}, got {got}")
     for feature in settings.features:
-        if list(feature.edges) != sorted(set(feature.edges)):
+        edges = list(feature.edges)
+        if edges != sorted(set(edges)) or not all(map(isfinite, edges)):
             raise SettingsError(
-                f"{where}: features.{feature.name}.edges: expected ascending numbers, got {list(feature.edges)}"
+                f"{where}: features.{feature.name}.edges: expected ascending finite numbers, got {edges}"
             )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.batch import STAGES, Batch
@@ -102,7 +102,8 @@ class Learner:
             born_from_parent=config.born_from_category,
             capacity=capacity,
         )
-        self.adam = torch.optim.Adam(self.network.parameters(), lr=config.lr, fused=True)
+        self._dense = _flatten(self.network)
+        self.adam = torch.optim.Adam([self._dense], lr=config.lr, fused=True)
         self.n_steps = 0
         self.n_bad = 0
         self._bad_in_a_row = 0
@@ -127,7 +128,7 @@ class Learner:
         rows = torch.from_numpy(self.table.rows[inputs.unique]).requires_grad_()
         logits = self.network(rows, inputs)
         loss = self._loss(logits, batch)
-        self.adam.zero_grad()
+        self._gradient.zero_()
         loss.backward()  # type: ignore[no-untyped-call]
         p = torch.sigmoid(logits.detach()).numpy()
         assert rows.grad is not None
@@ -153,10 +154,8 @@ class Learner:
     def state(self) -> dict[str, NDArray[Any]]:
         """Everything that the next step depends on, by name."""
         tensors: dict[str, NDArray[Any]] = {f"table.{k}": v for k, v in self.table.state().items()}
-        for name, w in self.network.named_parameters():
-            tensors[f"dense.{name}"] = w.detach().numpy().copy()
-            for key, moment in self.adam.state.get(w, {}).items():
-                tensors[f"adam.{key}.{name}"] = moment.numpy().copy()
+        tensors |= {f"dense.{name}": w for name, w in self.dense().items() if name != "prior"}
+        tensors |= {f"adam.{k}": m.numpy().copy() for k, m in self.adam.state[self._dense].items()}
         counters = [self.n_steps, self.n_bad, self._bad_in_a_row, self._refreshed, int(self.frozen)]
         return tensors | {"steps": np.array(counters, np.int64), "seen": self._seen.copy()}
 
@@ -170,17 +169,19 @@ class Learner:
         learner.table = EmbeddingTable.restore(of_table, capacity=capacity)
         for name, w in learner.network.named_parameters():
             w.data.copy_(torch.from_numpy(state[f"dense.{name}"]))
-            moments = {k: state.get(f"adam.{k}.{name}") for k in ("step", "exp_avg", "exp_avg_sq")}
-            if moments["step"] is not None:
-                learner.adam.state[w] = {
-                    k: torch.from_numpy(m.copy()) for k, m in moments.items() if m is not None
-                }
+        moments = {k.removeprefix("adam."): v for k, v in state.items() if k.startswith("adam.")}
+        learner.adam.state[learner._dense] = {k: torch.from_numpy(m.copy()) for k, m in moments.items()}
         n_steps, n_bad, in_a_row, refreshed, frozen = (int(n) for n in state["steps"])
         learner.n_steps, learner.n_bad, learner._bad_in_a_row = n_steps, n_bad, in_a_row
         learner._refreshed, learner.frozen = refreshed, bool(frozen)
         learner._seen = state["seen"].copy()
         learner._set_prior()
         return learner
+
+    @property
+    def _gradient(self) -> Tensor:
+        assert self._dense.grad is not None
+        return self._dense.grad
 
     def _prepare(self, batch: Batch, at: Located) -> Inputs:
         unit = self.network.unit
@@ -213,8 +214,7 @@ class Learner:
 
     def _finite(self, loss: float, grad: Tensor) -> bool:
         """Whether this batch may be learned; counts those that may not."""
-        total = sum(float(p.grad.sum()) for p in self.network.parameters() if p.grad is not None)
-        if np.isfinite(loss + total + float(grad.sum())):
+        if np.isfinite(loss + float(self._gradient.sum()) + float(grad.sum())):
             self._bad_in_a_row = 0
             return True
         self.n_bad += 1
@@ -246,6 +246,22 @@ class Learner:
         return self.table.encode(slots)
 
 
+def _flatten(network: Network) -> nn.Parameter:
+    """One vector that holds all weights, and one with all gradients; the network's own become views of them.
+
+    A step then costs one call of the optimiser for all of them, instead of one for each of some twenty small tensors.
+    """
+    weights = list(network.parameters())
+    flat = nn.Parameter(torch.cat([w.data.flatten() for w in weights]))
+    flat.grad = torch.zeros_like(flat)
+    at = 0
+    for w in weights:
+        w.data = flat.data[at : at + w.numel()].view_as(w)
+        w.grad = flat.grad[at : at + w.numel()].view_as(w)
+        at += w.numel()
+    return flat
+
+
 def meet(table: EmbeddingTable, batch: Batch, step: int) -> Located:
     """Rows of a batch's keys, with every key of side and slate sighted once; unknown keys may be born."""
     n_fields = batch.items.shape[1]
@@ -257,8 +273,8 @@ def meet(table: EmbeddingTable, batch: Batch, step: int) -> Located:
     sequence, unknown = table.known(batch.sequence)
     if unknown is not None:
         for f in reversed(range(n_fields)):
-            parents = _parents(batch.sequence, f)
-            sequence[:, f] = table.meet(batch.sequence[:, f], f, parents, batch.sequence_at, step)
+            parents, seen_ms = _parents(batch.sequence, f), np.repeat(batch.at_ms, np.diff(batch.start))
+            sequence[:, f] = table.meet(batch.sequence[:, f], f, parents, seen_ms, step)
     for s in range(batch.side.shape[1]):
         side[:, s] = table.see(batch.side[:, s], n_fields + s, 0, batch.at_ms, step)
     return Located(side, items, sequence)

@@ -127,7 +127,6 @@ class Loop:
             self._model.write(0, key, value)
         self._model.commit()
         self.published = publication.version
-        table.forget_tombstones(publication.version.step)
         self.journal = []
         return publication.version
 
@@ -142,8 +141,11 @@ class Loop:
         if self._on_step is not None:
             self._on_step(Step(samples, batch, predicted, self.version))
         self._expire()
-        if self.published is None or crossed(before_ms, self.at_ms, self._rules.publish_ms):
+        due = crossed(before_ms, self.at_ms, self._rules.publish_ms)
+        if due or self.published is None:
             self.publish()
+        if due:  # not with the extra publication of a restart, after which the table must be the same
+            self.learner.table.forget_tombstones(self.learner.n_steps)
 
     def _expire(self) -> None:
         """Drop idle rows, a few times in a row's lifetime."""

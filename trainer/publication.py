@@ -117,7 +117,7 @@ class Assembler:
             self._blocks.append(value)
             return None
         marker = _marker.decode(value)
-        blocks = self._blocks[len(self._blocks) - marker.n_blocks :]
+        blocks = self._blocks[-marker.n_blocks :]
         self._blocks = []
         if len(blocks) != marker.n_blocks or _digest(blocks) != marker.sha256:
             raise TornPublicationError(

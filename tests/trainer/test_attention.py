@@ -29,9 +29,12 @@ def make_picked(rng: np.random.Generator, counts: list[int], k: int, n_rows: int
     return Picked(index, np.array(counts, np.int32), gap, rng.integers(0, len(counts), n))
 
 
-def tensors(rng: np.random.Generator, n: int, n_rows: int, dtype: torch.dtype) -> list[Tensor]:
+def tensors(
+    rng: np.random.Generator, n: int, n_rows: int, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor]:
     shapes = [(HEADS, n, WIDE), (n_rows, DIM), (N_GAPS, HEADS)]
-    return [torch.tensor(rng.normal(size=shape), dtype=dtype, requires_grad=True) for shape in shapes]
+    q, x, b = (torch.tensor(rng.normal(size=shape), dtype=dtype, requires_grad=True) for shape in shapes)
+    return q, x, b
 
 
 @given(
@@ -50,8 +53,8 @@ def test_the_kernel_and_its_gradients_are_those_of_plain_torch(
     if grouped:  # as slates come; else a list may come back after another one
         picked = replace(picked, of=np.sort(picked.of))
     ours = tensors(rng, n, 6, torch.float32)
-    theirs = [t.detach().double().requires_grad_() for t in ours]
-    out, expected = attend(*ours, picked), attend_torch(*theirs, picked)
+    q, x, b = theirs = tuple(t.detach().double().requires_grad_() for t in ours)
+    out, expected = attend(*ours, picked), attend_torch(q, x, b, picked)
     assert out.shape == (HEADS, n, WIDE)
     torch.testing.assert_close(out.double(), expected, rtol=1e-5, atol=1e-5)
     grad = torch.tensor(rng.normal(size=out.shape))
@@ -96,11 +99,11 @@ def test_a_number_that_is_not_finite_shows(run: object, bad: float) -> None:
 
 def test_weights_far_apart_do_not_overflow() -> None:
     rng = np.random.default_rng(4)
-    inputs = [1_000 * t.detach() for t in tensors(rng, 6, 5, torch.float32)]
+    q, x, b = (1_000 * t.detach() for t in tensors(rng, 6, 5, torch.float32))
     picked = make_picked(rng, [4, 2], 4, n_rows=5, n=6)
-    out = attend(*inputs, picked)
+    out = attend(q, x, b, picked)
     assert out.isfinite().all()
-    torch.testing.assert_close(out, attend_torch(*inputs, picked))
+    torch.testing.assert_close(out, attend_torch(q, x, b, picked))
 
 
 def test_candidates_that_share_a_list_get_what_lists_of_their_own_would_give() -> None:
@@ -111,7 +114,9 @@ def test_candidates_that_share_a_list_get_what_lists_of_their_own_would_give() -
     a, b = attend(*inputs, shared), attend(*inputs, own)
     assert a.tolist() == b.tolist()
     for x, y in zip(
-        torch.autograd.grad(a.square().sum(), inputs), torch.autograd.grad(b.square().sum(), inputs), strict=True
+        torch.autograd.grad(a.square().sum(), inputs),
+        torch.autograd.grad(b.square().sum(), inputs),
+        strict=True,
     ):
         torch.testing.assert_close(x, y)
 

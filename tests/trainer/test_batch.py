@@ -42,7 +42,9 @@ def test_every_sample_stands_in_its_part_of_the_batch(seed: int, n: int, stage: 
 def test_samples_joined_with_other_fields_are_refused_by_name(n_fields: int, n_candidates: int) -> None:
     def of_other_fields(s: Sample) -> Sample:
         items, labels = np.ones((n_candidates, n_fields), np.uint64), np.zeros(n_candidates, np.uint8)
-        return msgspec.structs.replace(s, items=items.tobytes(), labels=labels.tobytes(), sequence=b"", sequence_at=b"")
+        return msgspec.structs.replace(
+            s, items=items.tobytes(), labels=labels.tobytes(), sequence=b"", sequence_at=b""
+        )
 
     samples = make_samples(2)
     with pytest.raises(ValueError, match=r"sample Origin.*: expected 2 item fields and 1 kinds"):

@@ -124,7 +124,9 @@ def test_a_batcher_that_starts_behind_any_batch_makes_the_rest(
     for _, ranges in expected[:n_done]:
         offsets.update({p: to for p, (_, to) in ranges.items()})
     batcher = Batcher(offsets, N_SAMPLES, SPAN_MS)
-    for record in interleaved(data, [[r for r in lane if r.offset >= offsets[r.partition]] for lane in lanes]):
+    for record in interleaved(
+        data, [[r for r in lane if r.offset >= offsets[r.partition]] for lane in lanes]
+    ):
         batcher.add(*record)
     assert take_all(batcher, end=True) == expected[n_done:]
 
@@ -146,14 +148,14 @@ def test_what_goes_backwards_is_refused_by_its_place() -> None:
     batcher = Batcher([0], 5, SPAN_MS)
     batcher.add(0, 4, closing(20))
     batcher.add(0, 5, closing(20))
-    with pytest.raises(OutOfOrderError, match="samples 0:6.*at or after 20, got 19"):
+    with pytest.raises(OutOfOrderError, match=r"samples 0:6.*at or after 20, got 19"):
         batcher.add(0, 6, closing(19))
     with pytest.raises(OutOfOrderError, match="samples 0:5: expected offset >= 6"):
         batcher.add(0, 5, closing(21))
     batcher.add(0, 6, Tick(30))
-    with pytest.raises(OutOfOrderError, match="samples 0:7.*at or after 31, got 30"):
+    with pytest.raises(OutOfOrderError, match=r"samples 0:7.*at or after 31, got 30"):
         batcher.add(0, 7, closing(30))
-    with pytest.raises(OutOfOrderError, match="samples 0:7.*at or after 30, got 29"):
+    with pytest.raises(OutOfOrderError, match=r"samples 0:7.*at or after 30, got 29"):
         batcher.add(0, 7, Tick(29))
     batcher.add(0, 7, closing(31))
     assert batcher.take() is not None

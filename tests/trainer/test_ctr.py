@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import cos, pi
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +19,7 @@ from trainer.learner import locate, meet, predict
 from trainer.model import inputs as inputs_module
 from trainer.model.attention import N_GAPS, TargetAttention
 from trainer.model.ctr import Network
-from trainer.model.inputs import Inputs, prepare
+from trainer.model.inputs import Finder, Inputs, Located, Rows, prepare
 from trainer.model.simhash import hamming, make_planes
 from trainer.model.units import RADII, UNITS, make_unit
 from trainer.table import EmbeddingTable
@@ -83,7 +82,9 @@ class Oracle:
         self.middle = max(0, len(self.at.sequence) - short)
 
     def vectors(self, slots: NDArray[np.int64]) -> Doubles:
-        rows: Doubles = TABLE.rows[slots].astype(np.float64).reshape(*slots.shape[:-1], slots.shape[-1] * SHAPE.dim)
+        rows: Doubles = (
+            TABLE.rows[slots].astype(np.float64).reshape(*slots.shape[:-1], slots.shape[-1] * SHAPE.dim)
+        )
         return rows
 
     def attended(self, name: str, target: Doubles, places: list[int]) -> Doubles:
@@ -106,8 +107,8 @@ class Oracle:
         """How near each behaviour is, for the search, and what its radii are compared with."""
         slots, target = self.at.sequence, self.at.items[c]
         if self.unit == "eta":
-            codes = TABLE.codes[slots].reshape(-1, SHAPE.n_coded)
-            near = -hamming(codes, TABLE.codes[target].reshape(-1)).astype(np.float64)
+            codes, code = (np.bitwise_or.reduce(TABLE.codes[s], axis=-2) for s in (slots, target))
+            near = -hamming(codes, code).astype(np.float64)
             return near, near
         if self.unit == "category":
             same = (self.batch.sequence[:, 1] == self.batch.items[c, 1]).astype(np.float64)
@@ -119,8 +120,7 @@ class Oracle:
     def counts(self, near: Doubles) -> list[int]:
         if self.unit == "category":
             return [int((near > 0).sum())]
-        bits = 64 * SHAPE.n_coded
-        radii = [-round(r * bits) if self.unit == "eta" else cos(pi * r) for r in RADII]
+        radii = [-round(r * 64) if self.unit == "eta" else cos(pi * r) for r in RADII]
         return [int((near >= r).sum()) for r in radii]
 
     def probability(self, c: int) -> float:
@@ -160,7 +160,9 @@ def test_every_unit_scores_as_one_candidate_at_a_time_in_numpy(unit: str, k: int
     samples = [*SAMPLES, AGES]
     got = score(unit, samples, k, short)
     expected = [
-        Oracle(unit, s, k, short).probability(c) for s in samples for c in range(len(s.items) // 8 // N_FIELDS)
+        Oracle(unit, s, k, short).probability(c)
+        for s in samples
+        for c in range(len(s.items) // 8 // N_FIELDS)
     ]
     np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-6)
     assert np.std(got) > 0.05
@@ -258,7 +260,7 @@ def test_a_batch_that_fails_leaves_nothing_behind_in_the_numbering() -> None:
     batch = as_batch(SAMPLES)
     expected = see("exact", batch)
 
-    def fails(*_: object) -> Any:
+    def fails(table: Rows, batch: Batch, at: Located) -> Finder:
         raise RuntimeError("search")
 
     with pytest.raises(RuntimeError, match="search"):
@@ -280,14 +282,14 @@ def test_numberings_at_the_same_time_do_not_mix() -> None:
 
 
 def test_an_unknown_unit_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match="model: expected one of eta, exact, .*, got 'magic'"):
+    with pytest.raises(ValueError, match=r"model: expected one of eta, exact, .*, got 'magic'"):
         make_unit("magic", 2)
-    for unit in UNITS:
-        assert make_unit(unit, 2)
+    assert [make_unit(unit, 2).attends for unit in UNITS] == [unit != "average" for unit in UNITS]
 
 
 def test_attention_is_built_where_it_is_used_only() -> None:
     n_attentions = {
-        unit: sum(isinstance(m, TargetAttention) for m in network.modules()) for unit, network in NETWORKS.items()
+        unit: sum(isinstance(m, TargetAttention) for m in network.modules())
+        for unit, network in NETWORKS.items()
     }
     assert n_attentions == {"eta": 2, "exact": 2, "category": 2, "full": 2, "short": 1, "average": 0}

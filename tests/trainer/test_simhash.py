@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from trainer.jit import njit
-from trainer.model.simhash import encode, encode_row, encode_torch, hamming, make_planes, popcount
+from trainer.model.simhash import (
+    encode,
+    encode_row,
+    encode_torch,
+    hamming,
+    item_codes,
+    make_planes,
+    popcount,
+)
 
 Floats = NDArray[np.float32]
 
@@ -133,13 +141,32 @@ def test_scaling_a_vector_by_a_power_of_two_keeps_its_code_and_a_zero_vector_has
 
 
 def test_planes_are_normal_and_follow_from_the_seed() -> None:
-    planes = make_planes(3, 32, 128, 11)
+    planes = make_planes(2, 32, 128, 11)
     assert planes.dtype == np.float32
-    assert planes.shape == (3, 32, 128)
-    assert abs(planes.mean()) < 4 / np.sqrt(planes.size)
-    assert abs(planes.std() - 1) < 4 / np.sqrt(2 * planes.size)
-    np.testing.assert_array_equal(planes, make_planes(3, 32, 128, 11))
-    assert (planes != make_planes(3, 32, 128, 12)).all()
+    assert planes.shape == (2, 32, 128)
+    own = np.concatenate([planes[0, :, :64], planes[1, :, 64:]])
+    assert abs(own.mean()) < 4 / np.sqrt(own.size)
+    assert abs(own.std() - 1) < 4 / np.sqrt(2 * own.size)
+    np.testing.assert_array_equal(planes, make_planes(2, 32, 128, 11))
+    other = make_planes(2, 32, 128, 12)
+    assert (own != np.concatenate([other[0, :, :64], other[1, :, 64:]])).all()
+
+
+@given(n_fields=st.sampled_from([1, 2, 4]), bits=st.sampled_from([64, 128, 256]), seed=st.integers(0, 2**32))
+@settings(max_examples=25, deadline=None)
+def test_an_items_code_is_that_of_its_fields_side_by_side(n_fields: int, bits: int, seed: int) -> None:
+    planes, rows = make_planes(n_fields, 16, bits, seed), draw(30, 16, seed)
+    fields = np.arange(30) % n_fields
+    codes = np.zeros((30, bits // 64), np.uint64)
+    for field in range(n_fields):
+        codes[fields == field] = encode(rows[fields == field], planes[field])
+    items = np.stack([np.flatnonzero(fields == field)[:7] for field in range(n_fields)], axis=1)
+    whole = encode(rows[items].reshape(7, -1), planes.reshape(-1, bits))
+    np.testing.assert_array_equal(item_codes(codes, items, n_fields), whole)
+    moved = rows.copy()
+    moved[items[0, 0]] *= -1
+    flipped = encode(moved[items].reshape(7, -1), planes.reshape(-1, bits)) ^ whole
+    assert np.bitwise_count(flipped).sum() == bits // n_fields
 
 
 @given(st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1)), min_size=1, max_size=8))
@@ -154,6 +181,8 @@ def test_hamming_counts_the_bits_that_differ(pairs: list[tuple[int, int]]) -> No
 def test_what_does_not_fit_is_refused_with_the_shapes() -> None:
     with pytest.raises(ValueError, match="multiple of 64, got 100"):
         make_planes(1, 8, 100, 0)
+    with pytest.raises(ValueError, match="multiple of 3 fields, got 128"):
+        make_planes(3, 8, 128, 0)
     with pytest.raises(ValueError, match="multiple of 64, got 0"):
         encode(np.zeros((1, 8), np.float32), np.zeros((8, 0), np.float32))
     with pytest.raises(ValueError, match=r"got \(1, 7\) and \(8, 64\)"):

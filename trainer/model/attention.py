@@ -19,18 +19,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, cast
 
-import numba
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from trainer.jit import F, compiled
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int32]
+Bytes = NDArray[np.uint8]
+Numbers = NDArray[np.int64]
+
 N_GAPS = 32
 """Buckets of the time gap between a behaviour and the impression: the bit length of its seconds."""
 
-# Sums may be reassociated here, so that LLVM can use vector registers: the same bits on the same kind of machine, as with
-# torch's own matrix products. Codes and search, which must agree between machines, allow nothing of the kind.
-_fast: Any = numba.njit(cache=True, nogil=True, fastmath={"reassoc", "contract", "nsz"})
+
+def _fast(function: F) -> F:
+    # Sums may be reassociated here, so that LLVM can use vector registers: the same bits on the same kind of machine, as
+    # with torch's own matrix products. Codes and search, which must agree between machines, allow nothing of the kind.
+    return compiled(function, fastmath={"reassoc", "contract", "nsz"})
 
 
 @dataclass(frozen=True)
@@ -128,7 +136,8 @@ class _Attend(torch.autograd.Function):
         alpha = np.empty((heads, n, picked.index.shape[1]), np.float32)
         out = np.empty((heads, n, dim), np.float32)
         arrays = [t.detach().contiguous().numpy() for t in (queries, rows, gap_bias)]
-        _forward(*arrays, picked.index, picked.count, picked.gap, picked.of, alpha, out)
+        q, x, bias = arrays
+        _forward(q, x, bias, picked.index, picked.count, picked.gap, picked.of, alpha, out)
         ctx.arrays, ctx.picked, ctx.alpha = arrays, picked, alpha
         return torch.from_numpy(out)
 
@@ -137,13 +146,14 @@ class _Attend(torch.autograd.Function):
         picked: Picked = ctx.picked
         d_queries, d_rows, d_bias = (np.zeros_like(a) for a in ctx.arrays)
         grad = grads[0].contiguous().numpy()
-        where = (picked.index, picked.count, picked.gap, picked.of)
-        _backward(*ctx.arrays, *where, ctx.alpha, grad, d_queries, d_rows, d_bias)
+        q, x, bias = ctx.arrays
+        at = picked.index, picked.count, picked.gap
+        _backward(q, x, bias, *at, picked.of, ctx.alpha, grad, d_queries, d_rows, d_bias)
         return torch.from_numpy(d_queries), torch.from_numpy(d_rows), torch.from_numpy(d_bias), None
 
 
 @_fast
-def _gather(rows, index, n, x):  # type: ignore[no-untyped-def]
+def _gather(rows: Floats, index: Ints, n: int, x: Floats) -> None:
     d = rows.shape[1]
     for j in range(n):
         for f in range(index.shape[1]):
@@ -154,7 +164,17 @@ def _gather(rows, index, n, x):  # type: ignore[no-untyped-def]
 
 
 @_fast
-def _forward(queries, rows, gap_bias, index, count, gap, of, alpha, out):  # type: ignore[no-untyped-def]
+def _forward(
+    queries: Floats,
+    rows: Floats,
+    gap_bias: Floats,
+    index: Ints,
+    count: Ints,
+    gap: Bytes,
+    of: Numbers,
+    alpha: Floats,
+    out: Floats,
+) -> None:
     heads, n_candidates, dim = queries.shape
     x = np.empty((index.shape[1], dim), np.float32)
     held = -1
@@ -193,7 +213,20 @@ def _forward(queries, rows, gap_bias, index, count, gap, of, alpha, out):  # typ
 
 
 @_fast
-def _backward(queries, rows, gap_bias, index, count, gap, of, alpha, grad, d_queries, d_rows, d_bias):  # type: ignore[no-untyped-def]
+def _backward(
+    queries: Floats,
+    rows: Floats,
+    gap_bias: Floats,
+    index: Ints,
+    count: Ints,
+    gap: Bytes,
+    of: Numbers,
+    alpha: Floats,
+    grad: Floats,
+    d_queries: Floats,
+    d_rows: Floats,
+    d_bias: Floats,
+) -> None:
     # With p = softmax(s), o = p x and g the gradient of o:
     #   dp_j = g . x_j    ds_j = p_j (dp_j - sum_i p_i dp_i)    dq = sum_j ds_j x_j    dx_j = p_j g + ds_j q
     heads, n_candidates, dim = queries.shape

@@ -40,9 +40,9 @@ class Unit:
 
 
 def hamming(table: Rows, batch: Batch, at: Located, n_coded: int) -> Finder:
-    """The k behaviours whose codes differ in the fewest bits; an item's is those of its coded fields, side by side."""
-    queries = table.codes[at.items[:, :n_coded]].reshape(len(at.items), -1)
-    keys = table.codes[at.sequence[:, :n_coded]].reshape(-1, queries.shape[1])
+    """The k behaviours whose codes differ from the candidate's in the fewest bits."""
+    queries = item_codes(table.codes, at.items, n_coded)
+    keys = item_codes(table.codes, at.sequence, n_coded)
     radii = tuple(round(r * queries.shape[1] * 64) for r in RADII)
     return lambda start, stop, k: hamming_top_k(queries, keys, batch.first, start, stop, k, radii=radii)
 

@@ -1,0 +1,237 @@
+"""The loop over a log of samples: journal, publications, expiry and restarts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stream.events import Sample, Tick, Version, decode_sample
+from stream.log import MemoryLog
+from tests.trainer.samples import CAPACITY, CONFIG, make_log, make_samples
+from trainer.batcher import Batcher, Ranges
+from trainer.learner import Learner
+from trainer.loop import Loop, LoopRules, Step
+from trainer.publication import Assembler, Publication
+
+RULES = LoopRules(batch_samples=4, batch_span_ms=1_000, publish_ms=2_500, row_ttl_ms=24_000)
+SAMPLES = make_samples(240, lengths=(0, 1, 3, 12), n_users=60, n_items=150)
+LOG = make_log(SAMPLES, partitions=2)
+
+Bits = dict[str, bytes]
+
+
+class Saved(NamedTuple):
+    """What a checkpoint of the loop holds."""
+
+    version: Version
+    at_ms: int
+    offsets: dict[int, int]
+    learner: dict[str, Any]
+
+    def bits(self) -> Bits:
+        return {k: v.tobytes() for k, v in self.learner.items()}
+
+
+class Run(NamedTuple):
+    """Everything that a loop said, and where it stood after each step."""
+
+    steps: list[Step]
+    saved: list[Saved]
+    publications: list[Publication]
+    loop: Loop
+
+
+def published(model: MemoryLog) -> list[Publication]:
+    assembler = Assembler()
+    return [p for r in model.read(0, 0, 10**6) if (p := assembler.add(r.key, r.value)) is not None]
+
+
+def run(
+    log: MemoryLog = LOG,
+    rules: LoopRules = RULES,
+    polls: list[int] | None = None,
+    start: Saved | None = None,
+) -> Run:
+    steps: list[Step] = []
+    saved: list[Saved] = []
+
+    def on_step(step: Step) -> None:
+        steps.append(step)
+
+    learner = Learner(CONFIG, CAPACITY) if start is None else Learner.restore(CONFIG, start.learner, CAPACITY)
+    offsets = dict.fromkeys(range(log.partitions), 0) if start is None else start.offsets
+    model = MemoryLog(1)
+    at_ms = 0 if start is None else start.at_ms
+    loop = Saving(saved, learner, log.source(), model.sink(), offsets, rules, at_ms=at_ms, on_step=on_step)
+    sizes = polls or [512]
+    for i in range(10**6):
+        if loop.poll(sizes[i % len(sizes)], end=True) == 0:
+            break
+    return Run(steps, saved, published(model), loop)
+
+
+class Saving(Loop):
+    """A loop that could be restarted from each of its steps."""
+
+    def __init__(self, saved: list[Saved], *args: Any, **kwargs: Any) -> None:
+        self.saved = saved
+        super().__init__(*args, **kwargs)
+
+    def _learn(self, samples: list[Sample], ranges: Ranges) -> None:
+        super()._learn(samples, ranges)
+        self.saved.append(Saved(self.version, self.at_ms, dict(self.offsets), dict(self.learner.state())))
+
+
+WHOLE = run()
+
+
+def records(log: MemoryLog, partition: int) -> list[Sample | Tick]:
+    return [decode_sample(r.value) for r in log.read(partition, 0, 10**6)]
+
+
+def test_every_sample_is_learned_once_in_the_batches_of_the_log() -> None:
+    batcher = Batcher([0, 1], RULES.batch_samples, RULES.batch_span_ms)
+    for p in range(2):
+        for offset, message in enumerate(records(LOG, p)):
+            batcher.add(p, offset, message)
+    expected = []
+    while (taken := batcher.take(end=True)) is not None:
+        expected.append([s.impression for s in taken[0]])
+    assert [[s.impression for s in step.samples] for step in WHOLE.steps] == expected
+    assert sorted(name for batch in expected for name in batch) == sorted(s.impression for s in SAMPLES)
+    assert WHOLE.loop.n_samples == len(SAMPLES)
+    assert [step.version for step in WHOLE.steps] == [Version(0, n + 1) for n in range(len(expected))]
+
+
+def test_the_journals_ranges_tile_the_samples() -> None:
+    WHOLE.loop.publish()
+    journal = [entry for p in [*WHOLE.publications, last(WHOLE)] for entry in p.journal]
+    assert len(journal) == len(WHOLE.steps)
+    at = dict.fromkeys(range(2), 0)
+    for entry, step in zip(journal, WHOLE.steps, strict=True):
+        learned = []
+        for p, (start, stop) in entry.items():
+            assert at[p] <= start < stop
+            assert all(isinstance(m, Tick) for m in records(LOG, p)[at[p] : start])
+            learned += [m.impression for m in records(LOG, p)[start:stop] if isinstance(m, Sample)]
+            at[p] = stop
+        assert sorted(learned) == sorted(s.impression for s in step.samples)
+    for p in range(2):
+        assert all(isinstance(m, Tick) for m in records(LOG, p)[at[p] :])
+    assert WHOLE.loop.offsets == at
+
+
+def last(run: Run) -> Publication:
+    assembler = Assembler()
+    sink: Any = run.loop._model
+    return [p for r in sink._log.read(0, 0, 10**6) if (p := assembler.add(r.key, r.value)) is not None][-1]
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=5))
+@settings(max_examples=6, deadline=None)
+def test_the_sizes_of_polls_do_not_matter(polls: list[int]) -> None:
+    again = run(polls=polls)
+    assert again.saved[-1].version == WHOLE.saved[-1].version
+    assert again.saved[-1].bits() == WHOLE.saved[-1].bits()
+    assert [p.version for p in again.publications] == [p.version for p in WHOLE.publications]
+
+
+@pytest.mark.parametrize("n", range(0, len(WHOLE.saved), 7))
+def test_a_restart_from_any_step_repeats_the_same_bits(n: int) -> None:
+    again = run(start=WHOLE.saved[n], polls=[1 + n])
+    assert len(again.saved) == len(WHOLE.saved) - n - 1
+    for a, b in zip(again.saved, WHOLE.saved[n + 1 :], strict=True):
+        assert (a.version, a.at_ms, a.offsets) == (b.version, b.at_ms, b.offsets)
+        assert a.bits() == b.bits()
+    for x, y in zip(again.steps, WHOLE.steps[n + 1 :], strict=True):
+        assert x.predicted.p.tobytes() == y.predicted.p.tobytes()
+
+
+def mirrored(publications: list[Publication]) -> dict[int, tuple[int, int, bytes]]:
+    """Rows by key, as someone has them who applied all publications: field, step, vector."""
+    rows: dict[int, tuple[int, int, bytes]] = {}
+    for p in publications:
+        if p.since is None:
+            rows = {}
+        for key, field, step, vector in zip(p.keys, p.fields, p.steps, p.vectors, strict=True):
+            rows[int(key)] = (int(field), int(step), vector.tobytes())
+        for key in p.tombstones:
+            rows.pop(int(key), None)
+    return rows
+
+
+def test_publications_chain_and_build_the_table_from_nothing() -> None:
+    fresh = run()
+    first, *rest = fresh.publications
+    assert first.since is None
+    assert len(rest) > 5
+    for before, p in zip(fresh.publications, rest, strict=False):
+        assert p.since == before.version < p.version
+        assert p.journal
+        assert set(p.steps) <= set(range(before.version.step + 1, p.version.step + 1))
+    assert sum(len(p.tombstones) for p in rest) > 0
+    assert len(rest[-1].keys) < fresh.loop.learner.table.n_rows
+    for n, p in enumerate(fresh.publications):
+        assert mirrored(fresh.publications[: n + 1]) == rows_of(fresh.saved[p.version.step - 1])
+
+
+def rows_of(saved: Saved) -> dict[int, tuple[int, int, bytes]]:
+    state: Mapping[str, Any] = saved.learner
+    return {
+        int(key): (int(field), int(changed), row.tobytes())
+        for key, field, changed, row in zip(
+            state["table.keys"],
+            state["table.fields"],
+            state["table.changed"],
+            state["table.rows"],
+            strict=True,
+        )
+        if key
+    }
+
+
+def test_a_publication_holds_the_dense_weights_and_the_place_in_the_log() -> None:
+    for p in WHOLE.publications:
+        saved = WHOLE.saved[p.version.step - 1]
+        assert (p.at_ms, p.offsets) == (saved.at_ms, saved.offsets)
+        for name, w in p.dense.items():
+            if f"dense.{name}" in saved.learner:
+                assert w.tobytes() == saved.learner[f"dense.{name}"].tobytes()
+    names = {k.removeprefix("dense.") for k in WHOLE.saved[0].learner if k.startswith("dense.")}
+    assert names <= WHOLE.publications[0].dense.keys()
+
+
+@pytest.mark.parametrize("publish_ms", [1, 1_000, 2_500, 10**9])
+def test_publications_fall_where_event_time_crosses_their_period(publish_ms: int) -> None:
+    got = run(rules=replace(RULES, publish_ms=publish_ms))
+    expected, before_ms = [], None
+    for step in got.steps:
+        at_ms = step.samples[-1].closed_ms
+        if before_ms is None or at_ms // publish_ms != before_ms // publish_ms:
+            expected.append(step.version)
+        before_ms = at_ms
+    assert [p.version for p in got.publications] == expected
+
+
+def test_idle_rows_expire_and_are_published_as_gone() -> None:
+    gone = {int(key) for p in WHOLE.publications for key in p.tombstones}
+    assert gone
+    for n, saved in enumerate(WHOLE.saved):
+        seen = saved.learner["table.last_seen_ms"][saved.learner["table.keys"] != 0]
+        # looked for sixteen times in a row's life, so none outlives it by more; at the first step all are new
+        assert n == 0 or seen.min() >= saved.at_ms - RULES.row_ttl_ms * 17 / 16 - RULES.batch_span_ms
+    kept = run(rules=replace(RULES, row_ttl_ms=10**8))
+    assert not any(len(p.tombstones) for p in kept.publications)
+    assert kept.loop.learner.table.n_rows > WHOLE.loop.learner.table.n_rows
+
+
+def test_nothing_to_read_is_nothing_to_learn() -> None:
+    log = MemoryLog(2)
+    got = run(log=log)
+    assert (got.steps, got.publications) == ([], [])
+    assert got.loop.publish() == Version(0, 0)
