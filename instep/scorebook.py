@@ -30,8 +30,9 @@ RECORD = np.dtype(
 
 Records = NDArray[np.void]
 TAIL = 20_000
-CLICKED = 2
-"""Label of a record that corrects an earlier one, under the eager policy: that candidate was clicked after all."""
+OTHER, CLICKED = 2, 3
+"""Labels of a record that tells of an earlier one, under the eager policy: what it is ranked by happened after all, or
+another kind of action did."""
 
 
 class Scorebook:
@@ -69,7 +70,7 @@ class Scorebook:
         records["at_ms"] = batch.at_ms[slate]
         records["step"] = step.version.step
         records["p"] = step.predicted.p[:, 0]
-        records["label"] = np.where(batch.stage[slate] == STAGES.index("click"), CLICKED, batch.labels[:, 0])
+        records["label"] = batch.labels[:, 0] + OTHER * (batch.stage[slate] == STAGES.index("click"))
         self.n += len(records)
         self._blocks.append(records)
         self._tail.append(records)
@@ -105,11 +106,11 @@ def corrected(records: Records) -> Records:
     Under the eager policy a click is learned as a sample of its own, when the impression has been learned as negative
     already: what the model says of it then is no prediction, but it tells the label of the one before.
     """
-    late = records["label"] == CLICKED
+    late = records["label"] >= OTHER
     if not late.any():
         return records
-    shown = records[~late].copy()
-    clicked = np.isin(_which(shown), _which(records[late]))
+    shown: Records = records[~late].copy()
+    clicked = np.isin(_which(shown), _which(records[records["label"] == CLICKED]))
     shown["label"] = np.where(clicked, 1, shown["label"])
     return shown
 

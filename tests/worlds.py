@@ -24,11 +24,11 @@ WORLD = World(
     interest_categories=2,
     history_median=30,
     history_days=0.5,
-    slates_per_s=20,
-    click_delay_s=1,
-    click_delay_max_s=3,
+    slates_per_s=10,
+    click_delay_s=0.5,
+    click_delay_max_s=1.5,
     tick_s=1,
-    tail_s=20,
+    tail_s=5,
 )
 
 
@@ -42,13 +42,13 @@ def small(**sections: dict[str, Any]) -> Settings:
     """Settings of a small model; ``sections`` change some."""
     raw: dict[str, Any] = {
         "features": [{"name": "category", "of": "item"}, {"name": "device", "of": "context"}],
-        "stream": {"partitions": 2, "windows": {"click": 4_000}, "lateness_ms": 500},
+        "stream": {"partitions": 2, "windows": {"click": 2_000}, "lateness_ms": 500},
         "model": {"dim": 8, "heads": 2, "mlp": [16, 8], "short": 4, "top_k": 8, "seed": 1},
         "trainer": {
             "batch_samples": 8,
             "batch_span_ms": 2_000,
             "publish_ms": 1_000,
-            "checkpoint_ms": 1_000,
+            "checkpoint_ms": 250,
             "capacity": 4_096,
         },
     }

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tests.trainer.samples import CAPACITY, CONFIG, START_MS, as_batch, make_samples, sample
 from trainer.batch import Batch, make_batch
-from trainer.learner import DivergedError, Learner, LearnerConfig, locate, meet
+from trainer.learner import PRIOR_N, PRIOR_RATE, DivergedError, Learner, LearnerConfig, locate, meet
 from trainer.model.simhash import encode, hamming
 from trainer.model.units import UNITS
 
@@ -335,3 +335,39 @@ def test_an_item_not_yet_admitted_reads_as_its_category() -> None:
         assert (learner.table.rows[met.items[0, 0]] == category).all()
         assert locate(learner.table, slate(10)).items.tolist() == met.items.tolist()
         learner.step(slate(5))
+
+
+def test_dense_weights_move_by_adam() -> None:
+    learner = make_learner()
+    weights = [w.detach().clone().requires_grad_() for w in learner.network.parameters()]
+    adam = torch.optim.Adam(weights, lr=CONFIG.lr)
+    for batch in BATCHES[:8]:
+        learner.step(batch)
+        for ours, w in zip(learner.network.parameters(), weights, strict=True):
+            assert ours.grad is not None
+            w.grad = ours.grad.clone()
+        adam.step()
+    for ours, w in zip(learner.network.parameters(), weights, strict=True):
+        torch.testing.assert_close(ours, w, rtol=1e-4, atol=1e-6)
+
+
+def test_the_prior_is_the_base_rate_while_few_were_seen() -> None:
+    learner = make_learner()
+    n, clicks = float(PRIOR_N), PRIOR_N * PRIOR_RATE
+    for batch in [BATCHES[0], *BATCHES]:
+        rate = clicks / n
+        assert float(learner.network.prior[0]) == pytest.approx(np.log(rate / (1 - rate)), rel=1e-5)
+        learner.step(batch)
+        n, clicks = n + batch.n_candidates, clicks + float(batch.labels.sum())
+
+
+def test_items_and_behaviours_that_come_with_their_category_are_born_from_it() -> None:
+    learner = make_learner()
+    at = meet(learner.table, BATCHES[0], 1)
+    for slots in (at.items, at.sequence):
+        with_category = slots[slots[:, 1] > 0]
+        assert len(with_category) > 0
+        assert (with_category[:, 0] != with_category[:, 1]).all()
+        vectors = learner.table.rows[with_category]
+        assert (vectors[:, 0] == vectors[:, 1]).all()
+        assert vectors.any(2).all()
