@@ -9,6 +9,7 @@ import json
 import os
 import platform
 import warnings
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,15 @@ def main() -> None:
             "load": os.getloadavg()[0],
         }
     }
-    for name, run in {
+    parts: dict[str, Callable[[], Mapping[str, object]]] = {
         "search": search.run,
         "training": training.run,
         "training, 64 slates a batch": lambda: training.run(64),
         "loop": loop.run,
         "join": join.run,
         "growth": growth.run,
-    }.items():
+    }
+    for name, run in parts.items():
         found[name] = run()
     OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps(found, indent=2) + "\n")

@@ -1,13 +1,16 @@
 """An ETA training step as public code writes it: a row per candidate, whose history is hashed to floats and compared.
 
-After FuxiCTR's and the paper's description: the sequence is embedded whole for each candidate, projected onto the planes,
-turned into 0 and 1 by sign, compared with the target's, the top k gathered, and attended over with the usual projections.
+After FuxiCTR's and the paper's description: the sequence is embedded whole for each candidate, projected onto the
+planes, turned into 0 and 1 by sign, compared with the target's, the top k gathered, and attended over with the usual
+projections.
 The network around it is ours: the same inputs, dims and losses; the optimisers are torch's Adagrad over a sparse
 embedding (touched rows only) and fused Adam. In favour of the baseline, keys are rows already, and nothing is admitted,
 aged, published or checkpointed.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +31,7 @@ class PublicEta(nn.Module):
         self.short = nn.MultiheadAttention(wide, HEADS, batch_first=True)
         self.long = nn.MultiheadAttention(wide, HEADS, batch_first=True)
         sizes = [n_side * DIM + 3 * wide, *MLP, 1]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
 
     def codes(self, x: Tensor) -> Tensor:
         """``[..., F, d]`` -> 0 or 1 as floats ``[..., F * bits]``."""

@@ -6,17 +6,18 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from instep import settings as settings_file
-from instep.settings import DAY_MS, Settings, SettingsError
+if TYPE_CHECKING:
+    from instep.settings import Settings
 
-# What pulls in torch is imported by the commands that need it: --help and a mistyped option answer at once.
+# What pulls in torch, as the settings do, is imported by who needs it: --help and a mistyped option answer at once.
 
 app = typer.Typer(
     help="Online learning for click-through-rate ranking: a model and its search, in step.",
@@ -56,13 +57,14 @@ def replay(
     poll: Annotated[int, typer.Option(min=1, help="Records read at a time; changes nothing else.")] = 512,
 ) -> None:
     """Run the whole loop over a log as fast as it can, and print what the model would have scored."""
+    from instep import replay as replaying
+    from instep.pipeline import TooManyDeadError
+
     chosen = _settings(settings, log)
     changes = {"unit": model, "seed": seed}
     chosen = chosen.with_model(**{k: v for k, v in changes.items() if v is not None})
-
-    from instep import replay as replaying
-
     held = replaying.Refresh.parse(refresh)
+    _make(out)
     console = Console()
     with _bar(console) as bar:
         task = bar.add_task("replay", total=None, note="")
@@ -77,7 +79,15 @@ def replay(
             log, chosen, out, checkpoint=checkpoint, refresh=held, poll=poll, on_progress=show
         )
     _print(console, found)
-    console.print(f"written to {out / 'metrics.json'}")
+    typer.echo(f"written to {out / 'metrics.json'}")
+    # Of a short log too few are dead to stop the loop on the way; here the whole of it is known.
+    dead = {name: n for name, n in found["counts"].items() if name.startswith("dead.")}
+    n_dead, n_in = sum(dead.values()), found["counts"].get("in", 0)
+    if n_dead > chosen.stream.max_dead * n_in:
+        raise TooManyDeadError(
+            f"{log}: expected at most {chosen.stream.max_dead:.0%} unusable records, got {n_dead} of {n_in}: "
+            + _listed(dead)
+        )
 
 
 @app.command()
@@ -133,6 +143,8 @@ def movielens(folder: Folder, out: OutFolder, seed: Seed = 0) -> None:
 
 def _of_a_sparse_log(features: list[dict[str, str]], batch_samples: int) -> dict[str, Any]:
     """Settings of a log of days or years with few events an hour: batches wait to be full, nothing expires."""
+    from instep.datasets import DAY_MS
+
     forever = 30 * 365 * DAY_MS
     return {
         "features": features,
@@ -148,11 +160,23 @@ def _of_a_sparse_log(features: list[dict[str, str]], batch_samples: int) -> dict
 
 
 def _write_log(out: Path, write: Callable[[Path], int], raw: dict[str, Any]) -> None:
-    out.mkdir(parents=True, exist_ok=True)
+    from instep import settings as settings_file
+
+    _make(out)
     settings_file.check(raw)
     n = write(out / LOG_NAME)
     (out / SETTINGS_NAME).write_text(_toml(raw))
     typer.echo(f"{n:,} events written to {out / LOG_NAME}, settings to {out / SETTINGS_NAME}")
+
+
+def _make(folder: Path) -> None:
+    """Make the folder for what a command writes, before it does its work."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise NotADirectoryError(
+            e.errno, f"expected a folder that can be made, got: {e.strerror}", folder
+        ) from None
 
 
 def _events_to(path: Path, events: Any) -> int:
@@ -174,6 +198,8 @@ def _toml(raw: dict[str, Any]) -> str:
 
 def _settings(path: Path | None, log: Path) -> Settings:
     """The settings named, else those that lie beside the log, else the defaults."""
+    from instep import settings as settings_file
+
     beside = (log if log.is_dir() else log.parent) / SETTINGS_NAME
     return settings_file.load(path or (beside if beside.exists() else None))
 
@@ -184,9 +210,10 @@ def _bar(console: Console) -> Progress:
 
 
 def _print(console: Console, found: dict[str, Any]) -> None:
-    """Progressive metrics over time and in total."""
+    """Progressive metrics over time and in total, in the 80 columns of a pipe too."""
     names = ("auc", "ne", "gauc", "log_loss", "calibration")
-    table = Table(title=f"{found['model']}, {found['candidates']:,} candidates, version {found['version']}")
+    title = f"{found['model']}, {found['candidates']:,} candidates, version {found['version']}"
+    table = Table(title=title, box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
     for column in ("until", "candidates", *names):
         table.add_column(column, justify="right", no_wrap=True)
 
@@ -202,32 +229,63 @@ def _print(console: Console, found: dict[str, Any]) -> None:
 
     for window in found["windows"]:
         until = datetime.fromtimestamp(window["until_ms"] / 1000, UTC)
-        row(f"{until:%y-%m-%d %H:%M}", window, errors=False)
+        if window["candidates"]:
+            row(f"{until:%y-%m-%d %H:%M}", window, errors=False)
     table.add_section()
     row("in total", found, errors=True)
     console.print(table)
-    console.print(f"weights sha256 {found['weights_sha256']}")
-    used = {k: v for k, v in found["counts"].items() if k != "in" and v}
-    console.print(
-        f"{found['counts'].get('in', 0):,} records in: " + ", ".join(f"{k} {v:,}" for k, v in used.items())
-    )
+    typer.echo(f"weights sha256 {found['weights_sha256']}")
+    became = {name: n for name, n in found["counts"].items() if name != "in" and n}
+    typer.echo(f"{found['counts'].get('in', 0):,} records in: {_listed(became)}")
+
+
+def _listed(counts: dict[str, int]) -> str:
+    return ", ".join(f"{name} {n:,}" for name, n in counts.items()) or "none"
 
 
 def _expected() -> tuple[type[Exception], ...]:
     """Errors whose message is for the person at the keyboard."""
     from instep.datasets import BadDataset
+    from instep.pipeline import TooManyDeadError
+    from instep.scorebook import ScorebookError
+    from instep.settings import SettingsError
     from instep.world import BadWorld
     from stream.log import LogError
     from trainer.checkpoint import CheckpointError
+    from trainer.table import TableFull
 
-    return (SettingsError, LogError, BadDataset, BadWorld, CheckpointError)
+    of_files = (LogError, BadDataset, CheckpointError, ScorebookError, OSError)
+    return (SettingsError, BadWorld, TooManyDeadError, TableFull, *of_files)
+
+
+def _in_one_line(error: Exception) -> str:
+    """What to tell of an error."""
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).splitlines())
+
+
+def _of_usage(error: typer.TyperException) -> str:
+    """What is wrong with a command line; nothing where the help was shown because it was empty."""
+    told = error.format_message().rstrip(".")
+    if (found := getattr(error.__cause__, "errors", None)) is not None:  # typer leaves out what came
+        told += f", got {found()[0]['input']!r}"
+    return " ".join(told.splitlines())
 
 
 def main() -> None:
     """Entry point: what a person can mend is one line on standard error and exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     try:
-        app()
-    except _expected() as e:
-        print(f"instep: {e}", file=sys.stderr)
+        raise SystemExit(app(standalone_mode=False))
+    except typer.Abort:
+        raise SystemExit(130) from None
+    except typer.TyperException as e:
+        if told := _of_usage(e):
+            print(f"instep: {told}; see --help", file=sys.stderr)
+        raise SystemExit(2) from None
+    except Exception as e:
+        if not isinstance(e, _expected()):
+            raise
+        print(f"instep: {_in_one_line(e)}", file=sys.stderr)
         raise SystemExit(2) from None

@@ -1,7 +1,7 @@
 """A simulated product in the terminal: its click stream joined, learned, indexed and ranked, in one process.
 
-Half way the world drifts. Two models learn beside the live one from the same batches: one whose codes are frozen at that
-moment, and one that attends over the recent behaviours alone.
+Half way the world drifts. Two models learn beside the live one from the same batches: one whose codes are frozen at
+that moment, and one that attends over the recent behaviours alone.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ class Overlap:
     """What the search of a unit found, beside the exact inner product over the same vectors and the truth."""
 
     with_exact: float
-    """Share of the exact top k that the search found as well; 1 is perfect. NaN if nothing was long enough to search."""
+    """Share of the exact top k that the search found as well; 1 is perfect. NaN if nothing was long enough."""
     topic_recall: float
     """Of the behaviours with the candidate's hidden topic, the share that was found, up to k of them; NaN untold."""
     by_chance: float

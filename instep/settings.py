@@ -61,8 +61,8 @@ class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):
     coded: Annotated[int, Meta(ge=1, le=8)] = 2
     """How many item fields have codes: 1 is the item's id alone, 2 the id and the category."""
     seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
-    row_lr: Ratio = 0.05
-    lr: Ratio = 0.002
+    row_lr: Ratio = 0.1
+    lr: Ratio = 0.001
     init_std: Ratio = 0.05
     admit_after: Annotated[int, Meta(ge=1, le=255)] = 1
     born_from_category: bool = True

@@ -40,7 +40,9 @@ def test_codes_and_search_need_no_torch() -> None:
 
 
 def test_simhash_is_written_once() -> None:
-    signs = [p for folder in HOUSE for p in (ROOT / folder).rglob("*.py") if "def encode_row" in p.read_text()]
+    signs = [
+        p for folder in HOUSE for p in (ROOT / folder).rglob("*.py") if "def encode_row" in p.read_text()
+    ]
     assert [p.name for p in signs] == ["simhash.py"]
 
 

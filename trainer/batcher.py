@@ -1,8 +1,9 @@
 """Which samples make which batch: a pure function of the log, however it is polled.
 
 Samples of one partition come in the order of ``closed_ms``. Across partitions they are merged by
-``(closed_ms, partition, offset)``; a sample is taken only when no partition can still bring an earlier one, which its own
-later samples and the joiner's Ticks tell. So the same log gives the same batches, in one process or as services.
+``(closed_ms, partition, offset)``; a sample is taken only when no partition can still bring an earlier one,
+which its own later samples and the joiner's Ticks tell. So the same log gives the same
+batches, in one process or as services.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One step of online learning: predict, then learn.
 
-The prediction of a batch is the forward pass that its gradient starts from, so testing before training costs nothing and
-cannot look ahead.
+The prediction of a batch is the forward pass that its gradient starts from, so testing before training costs nothing
+and cannot look ahead.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ class LearnerConfig:
     """The most recent behaviours, attended over whatever the candidate."""
     k: int = 48
     """Behaviours that the search picks from the rest."""
-    row_lr: float = 0.05
+    row_lr: float = 0.1
     """Row-wise Adagrad, embedding rows."""
-    lr: float = 0.002
+    lr: float = 0.001
     """Adam, dense weights."""
     init_std: float = 0.05
     accumulator: float = 1e-6

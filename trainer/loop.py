@@ -1,8 +1,8 @@
 """The trainer's loop: samples in; batches learned, journalled, published and checkpointed as event time passes.
 
-Everything that decides the result is in the log: batches are cut by ``Batcher``, publications and checkpoints fall where
-event time crosses a multiple of their period. The journal in each marker and checkpoint says which offsets made which
-batch; a restart from any checkpoint repeats the same steps and arrives at the same bits.
+Everything that decides the result is in the log: batches are cut by ``Batcher``, publications and checkpoints fall
+where event time crosses a multiple of their period. The journal in each marker says which offsets made which batch; a
+restart from any checkpoint repeats the same steps and arrives at the same bits.
 """
 
 from __future__ import annotations

@@ -142,10 +142,9 @@ def admit(
             return i
         if waits >= 0:
             drop(waiting, key)
+        draw(birth.seed, key, birth.init_std, columns.rows[s])
         if parent > 0 and birth.from_parent:
-            columns.rows[s] = columns.rows[parent]
-        else:
-            draw(birth.seed, key, birth.init_std, columns.rows[s])
+            columns.rows[s] += columns.rows[parent]
         columns.accumulators[s] = birth.accumulator
         columns.sightings[s] = n
         columns.last_seen_ms[s] = at

@@ -320,6 +320,7 @@ def test_one_who_has_nothing_starts_with_the_newest_whole_publication(make: Make
         missed = index.since(behind)
         assert missed is not None
         assert [u.version.step for u in missed] == [3, 4]
+    assert index.since(Version(0, 5)) is None  # one who is ahead has missed nothing, but is not with us
 
 
 @each

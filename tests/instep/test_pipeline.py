@@ -105,7 +105,7 @@ def test_another_seed_or_another_event_is_another_hash(whole: Run) -> None:
         {},
         {"model": {"unit": "short", "admit_after": 3}},
         {"stream": {"policy": "eager", "max_history": 12, "lateness_ms": 0}},
-        {"stream": {"history_ttl_ms": 9_000_000}, "trainer": {"row_ttl_ms": 9_000_000, "publish_ms": 300}},
+        {"stream": {"history_ttl_ms": 4_000}, "trainer": {"row_ttl_ms": 4_000, "publish_ms": 300}},
     ],
     ids=["as it is", "admission", "eager", "expiry"],
 )
@@ -130,6 +130,8 @@ def test_stopped_anywhere_it_goes_on_to_the_same_end(tmp_path: Path, changes: di
     assert index is not None
     assert other is not None
     assert index.version == other.version
+    n_gone = sum(len(u.tombstones) for u in expected.pipeline.index.since(None) or [])
+    assert (n_gone > 0) == (s.trainer.row_ttl_ms == 4_000)
     for name in ("keys", "fields", "steps", "codes", "vectors"):
         assert getattr(index, name).tobytes() == getattr(other, name).tobytes(), name
 
@@ -207,7 +209,7 @@ def test_a_checkpoint_of_other_settings_is_refused(tmp_path: Path, changes: dict
 @pytest.mark.parametrize("changes", [{}, {"coded": 1}, {"bits": 128}], ids=str)
 def test_after_quiescence_the_index_is_in_step_to_the_bit(changes: dict[str, Any]) -> None:
     pipeline = (
-        Run(s=small(model=changes, stream={"history_ttl_ms": 9_000_000}, trainer={"row_ttl_ms": 9_000_000}))
+        Run(s=small(model=changes, stream={"history_ttl_ms": 4_000}, trainer={"row_ttl_ms": 4_000}))
         .finish()
         .pipeline
     )

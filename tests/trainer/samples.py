@@ -14,8 +14,10 @@ from trainer.learner import LearnerConfig
 from trainer.model.ctr import Shape
 
 N_FIELDS, N_SIDE, N_CATEGORIES = 2, 2, 5
-SHAPE = Shape("eta", dim=8, n_side=N_SIDE, n_item_fields=N_FIELDS, n_coded=2, heads=2, mlp=(12, 6))
-CONFIG = LearnerConfig(SHAPE, seed=3, short=4, k=6)
+SHAPE = Shape(
+    "eta", dim=8, n_side=N_SIDE, n_item_fields=N_FIELDS, n_coded=2, heads=2, mlp=(12, 6), sharpness=4.0
+)
+CONFIG = LearnerConfig(SHAPE, seed=3, short=4, k=6, row_lr=0.05, lr=0.002)
 CAPACITY = 4096
 START_MS = 1_700_000_000_000
 WINDOW_MS = 500

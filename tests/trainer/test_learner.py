@@ -46,6 +46,14 @@ def true_codes(learner: Learner) -> NDArray[np.uint64]:
     return codes
 
 
+def own_vectors(learner: Learner, keys: NDArray[np.uint64]) -> NDArray[np.float32]:
+    """float32 ``[n, dim]``: where rows of these keys start when they have no parent."""
+    fresh = Learner(learner.config, CAPACITY).table
+    for _ in range(learner.config.admit_after):
+        slots = fresh.see(keys, 0, 0, 0, 1)
+    return fresh.rows[slots]
+
+
 def codes_of(learner: Learner) -> NDArray[np.uint64]:
     return learner.table.codes[1 : learner.table.n_rows + 1].copy()
 
@@ -94,15 +102,15 @@ def test_rows_move_by_adagrad_down_the_gradient_of_the_summed_loss() -> None:
         learner.step(batch)
     batch, before = BATCHES[3], copy(learner)
     learner.step(batch)
-    slots = np.unique(locate(before.table, batch).side)
+    slots = np.unique(locate(before.table, batch).items)  # codes stay, so the search finds the same
     y = batch.labels.astype(np.float64)
 
     def loss() -> float:
         p = before.predict(batch).astype(np.float64)
         return float(-(y * np.log(p) + (1 - y) * np.log(1 - p)).sum())
 
-    eps = np.float32(0.02)
-    for s in slots[:4]:
+    eps, moved = np.float32(0.02), []
+    for s in slots[slots > 0]:
         grad = np.empty(CONFIG.shape.dim)
         for d in range(len(grad)):
             there = before.table.rows[s, d]
@@ -113,8 +121,10 @@ def test_rows_move_by_adagrad_down_the_gradient_of_the_summed_loss() -> None:
             before.table.rows[s, d] = there
         total = before.table.accumulators[s] + (grad**2).mean()
         expected = before.table.rows[s] - CONFIG.row_lr * grad / np.sqrt(total)
-        moved = np.abs(expected - before.table.rows[s]).max()
-        np.testing.assert_allclose(learner.table.rows[s], expected, atol=0.05 * moved)
+        moved.append(np.abs(expected - before.table.rows[s]).max())
+        # float32 differences of a sum of losses: good to a few parts in a million
+        np.testing.assert_allclose(learner.table.rows[s], expected, rtol=0, atol=0.03 * moved[-1] + 1e-5)
+    assert max(moved) > 1e-3
 
 
 def test_the_same_samples_and_seed_give_the_same_bits() -> None:
@@ -165,11 +175,15 @@ def poison(learner: Learner, change: Callable[[torch.Tensor], torch.Tensor]) -> 
     return step
 
 
+def poison_rows(rows: torch.Tensor, change: float) -> None:
+    rows.register_hook(lambda grad: grad * change)  # type: ignore[no-untyped-call]
+
+
 SIGHTINGS = ("table.sightings", "table.last_seen_ms", "steps")
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("where", ["dense weight", "dense gradient", "row"])
+@pytest.mark.parametrize("where", ["dense weight", "dense gradient", "row gradient", "row"])
 def test_a_batch_that_is_not_finite_moves_no_weight_and_is_counted(where: str, value: float) -> None:
     learner = make_learner()
     for batch in BATCHES[:4]:
@@ -183,7 +197,10 @@ def test_a_batch_that_is_not_finite_moves_no_weight_and_is_counted(where: str, v
         weight.data[0, 1] *= value
     before = bits(learner, SIGHTINGS)
     changes = value if where == "dense gradient" else 1.0
+    change = value if where == "row gradient" else 1.0
+    hook = learner.network.register_forward_pre_hook(lambda _, args: poison_rows(args[0], change))
     predicted = poison(learner, lambda grad: grad * changes)(BATCHES[0])
+    hook.remove()
     assert not predicted.learned
     assert predicted.n_flipped == 0
     assert bits(learner, SIGHTINGS) == before
@@ -332,7 +349,10 @@ def test_an_item_not_yet_admitted_reads_as_its_category() -> None:
         category = learner.table.rows[at.items[0, 1]].copy()
         met = meet(learner.table, slate(10), learner.n_steps)
         assert (met.items[0, 0] != met.items[0, 1]) == (n == 3)
-        assert (learner.table.rows[met.items[0, 0]] == category).all()
+        if n == 3:
+            category += own_vectors(learner, learner.table.keys[met.items[0, :1]])[0]
+        noise = np.abs(learner.table.rows[met.items[0, 0]] - category)
+        assert (noise == 0).all() if n < 3 else 0 < noise.max() <= 6 * learner.config.init_std
         assert locate(learner.table, slate(10)).items.tolist() == met.items.tolist()
         learner.step(slate(5))
 
@@ -363,11 +383,11 @@ def test_the_prior_is_the_base_rate_while_few_were_seen() -> None:
 
 def test_items_and_behaviours_that_come_with_their_category_are_born_from_it() -> None:
     learner = make_learner()
-    at = meet(learner.table, BATCHES[0], 1)
+    behaviours = np.array([5, 7, 10, 8])
+    slate = sample(1, START_MS, np.array([1, 6, 2]), np.ones(3, np.uint8), behaviours, START_MS - behaviours)
+    at = meet(learner.table, as_batch([slate]), 1)
     for slots in (at.items, at.sequence):
-        with_category = slots[slots[:, 1] > 0]
-        assert len(with_category) > 0
-        assert (with_category[:, 0] != with_category[:, 1]).all()
-        vectors = learner.table.rows[with_category]
-        assert (vectors[:, 0] == vectors[:, 1]).all()
-        assert vectors.any(2).all()
+        assert (slots[:, 0] != slots[:, 1]).all()
+        item, category = learner.table.rows[slots.T]
+        assert category.any(1).all()
+        assert (item == own_vectors(learner, learner.table.keys[slots[:, 0]]) + category).all()

@@ -92,7 +92,7 @@ class Plain:
             return self.find(parent)
         vector = drawn(SETTINGS["seed"], key, 0.05, DIM)
         if self.from_parent and parent in self.rows:
-            vector = self.rows[parent].vector.copy()
+            vector = vector + self.rows[parent].vector
         self.born(key, number, vector, np.float32(1e-6), n + 1, max(last, at_ms), step)
         return self.rows[key].slot
 
@@ -351,7 +351,7 @@ def test_shapes_broadcast_and_stay() -> None:
     keys = np.array([[101, 1], [101, 2], [102, 0]], np.uint64)
     slots = table.see(keys, [1, 0], np.where([False, True], keys[:, :1], np.uint64(0)), [[5], [6], [7]], 1)
     assert slots.tolist() == [[1, 2], [1, 3], [4, 0]]
-    assert (table.rows[3] == table.rows[1]).all()
+    assert np.abs(table.rows[3] - table.rows[1]).max() <= np.float32(0.3)  # its parent's, and noise
     assert table.fields[:5].tolist() == [0, 1, 0, 0, 1]
     assert table.last_seen_ms[:5].tolist() == [0, 6, 5, 6, 7]
     assert table.meet(keys[:, 1], 0, keys[:, 0], 9, 2).tolist() == [2, 3, 0]

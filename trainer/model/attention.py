@@ -36,8 +36,9 @@ N_GAPS = 32
 
 
 def _fast(function: F) -> F:
-    # Sums may be reassociated here, so that LLVM can use vector registers: the same bits on the same kind of machine, as
-    # with torch's own matrix products. Codes and search, which must agree between machines, allow nothing of the kind.
+    # Sums may be reassociated here, so that LLVM can use vector registers: the same bits on the same kind of
+    # machine, as with torch's own matrix products. Codes and search, which must agree between machines, allow
+    # nothing of the kind.
     return compiled(function, fastmath={"reassoc", "contract", "nsz"})
 
 
@@ -71,7 +72,7 @@ class TargetAttention(nn.Module):
         ``W_q' W_k`` starts as so many times the identity: the score of a unit vector with itself, over all heads.
     """
 
-    def __init__(self, dim: int, heads: int, sharpness: float = 4.0) -> None:
+    def __init__(self, dim: int, heads: int, sharpness: float = 0.5) -> None:
         super().__init__()
         blocks = torch.eye(dim).view(heads, dim // heads, dim)
         self.query = nn.Parameter(sharpness * blocks)  # [H, D / H, D]

@@ -36,7 +36,7 @@ class Shape:
     n_kinds: int = 1
     heads: int = 4
     mlp: tuple[int, ...] = (200, 80)
-    sharpness: float = 4.0
+    sharpness: float = 0.5
     """Where the attention's temperature starts, see TargetAttention."""
 
 

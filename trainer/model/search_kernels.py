@@ -75,7 +75,7 @@ def keep_last(marked: Words, line: int, k: int) -> None:
 
 @njit
 def write_marked(marked: Words, line: int, begin: int, positions: Places) -> None:
-    """The places of the marked behaviours, oldest first, then -1."""
+    """The places of the marked behaviours, oldest first; the rest stays as it is."""
     n = 0
     for i in range(line):
         word = marked[i]
@@ -83,7 +83,6 @@ def write_marked(marked: Words, line: int, begin: int, positions: Places) -> Non
             positions[n] = begin + i * WORD + lowest(word)
             word &= word - _ONE
             n += 1
-    positions[n:] = -1
 
 
 @njit
