@@ -239,7 +239,9 @@ HEAD = (
 
 def report(found: Results) -> str:
     """The tables, as Markdown."""
-    present = {n for n in RUNS if (BUILD / f"{n}-0-{found.n_slates}.npz").exists()}
+    present = {
+        n for n in RUNS if all((BUILD / f"{n}-{s}-{found.n_slates}.npz").exists() for s in found.seeds)
+    }
 
     def table(names: list[str], against: str, title: str) -> list[str]:
         return [HEAD.format(title), *(found.row(n, against) for n in names if n in present), ""]
@@ -250,8 +252,9 @@ def report(found: Results) -> str:
         ["eta", "exact", "full", "full_2", "full_quarter", "category", "average", "short"], "eta", "ETA's"
     )
     lines += table(["eta", "every_10", "every_100", "every_1000", "half", "start"], "eta", "live")
-    lines += table(["id", "id_half", "id_start"], "id", "live")
-    if "born_category" in present:
+    if "id" in present:
+        lines += table(["id", "id_half", "id_start"], "id", "live")
+    if {"born_category", "born_random"} <= present:
         a, b, d, n = found.new_items()
         lines.append(
             f"New items, first ten exposures ({n:,} candidates): born from their category {100 * a:.2f}, at random "

@@ -17,7 +17,7 @@ from rich.table import Table
 if TYPE_CHECKING:
     from instep.settings import Settings
 
-# What pulls in torch, as the settings do, is imported by who needs it: --help and a mistyped option answer at once.
+# What pulls in torch, the settings too, is imported where it is needed: --help and a mistyped option answer at once.
 
 app = typer.Typer(
     help="Online learning for click-through-rate ranking: a model and its search, in step.",
@@ -92,7 +92,9 @@ def replay(
 
 @app.command()
 def demo(
-    minutes: Annotated[float, typer.Option(min=0.1, help="About how long it takes on two cores.")] = 1.0,
+    minutes: Annotated[
+        float, typer.Option(min=0.1, max=1_440, help="About how long it takes on two cores.")
+    ] = 1.0,
     events: Annotated[int | None, typer.Option(min=400, help="Slates to show, instead of --minutes.")] = None,
     seed: Seed = 0,
 ) -> None:

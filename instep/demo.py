@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console, Group
 from rich.live import Live
+from rich.padding import Padding
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -69,6 +70,7 @@ class Demo:
             click_delay_max_s=15.0,
         )
         self.settings = settings(seed)
+        self._fields = self.settings.fields
         self.truth = Truth()
         drifts = (MovedItems(0.5, 0.3), ShiftedInterests(0.5, 0.3), NewItems(0.5, 0.1))
         self._events = events(self.world, n_slates, drifts=drifts, truth=self.truth)
@@ -83,12 +85,12 @@ class Demo:
         self.n_before_drift = 0
         self.flipped: deque[int] = deque(maxlen=100)
         self.probes: list[tuple[int, Overlap]] = []
-        self.profiles = MemoryProfiles(len(self.settings.fields.item), self.settings.stream.max_history)
+        self.profiles = MemoryProfiles(len(self._fields.item), self.settings.stream.max_history)
         self.mirror = Mirror(config.shape, config.bits, 1 << 20)
         self.ranker = Ranker(
             self.mirror,
             self.profiles,
-            self.settings.fields,
+            self._fields,
             short=config.short,
             k=config.k,
             max_history=self.settings.stream.max_history,
@@ -146,7 +148,7 @@ class Demo:
         partition = partition_of(event.user, self._log.partitions)
         offset = self._log.append(partition, event.user.encode(), raw)
         if isinstance(event, Action):
-            keys = self.settings.fields.item_keys(event.item, event.features)
+            keys = self._fields.item_keys(event.item, event.features)
             kind = key_of("kind", event.kind)
             origin = Origin(partition, offset, 0)
             self.profiles.put(key_of("user", event.user), origin, keys, event.at_ms, kind)
@@ -196,6 +198,8 @@ def run(console: Console, *, minutes: float, n_slates: int | None, seed: int) ->
             live.update(screen.render())
         demo.finish()
         live.update(screen.render())
+    if not console.is_terminal:
+        console.line()  # which only a terminal gets from Live
     console.print(verdict(demo))
 
 
@@ -231,7 +235,8 @@ class Screen:
         for left, right in self._figures(n, p, best, y):
             table.add_row(left, right)
         bar = ProgressBar(total=demo.n_slates, completed=pipeline.loop.n_samples, width=60)
-        return Panel(Group(bar, table, self._spark()), title="instep: the loop in one process")
+        lines = Padding(bar, 0)  # a bar by itself ends no line
+        return Panel(Group(lines, table, self._spark()), title="instep: the loop in one process")
 
     def _figures(
         self, n: int, p: NDArray[np.float32], best: NDArray[np.float32], y: NDArray[np.float32]
