@@ -215,7 +215,7 @@ def _print(console: Console, found: dict[str, Any]) -> None:
     """Progressive metrics over time and in total, in the 80 columns of a pipe too."""
     names = ("auc", "ne", "gauc", "log_loss", "calibration")
     title = f"{found['model']}, {found['candidates']:,} candidates, version {found['version']}"
-    table = Table(title=title, box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(title=title, box=box.SIMPLE, show_edge=False, padding=(0, 1, 0, 0))
     for column in ("until", "candidates", *names):
         table.add_column(column, justify="right", no_wrap=True)
 

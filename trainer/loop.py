@@ -138,7 +138,7 @@ class Loop:
         self.journal.append(ranges)
         self.n_samples += len(samples)
         before_ms, self.at_ms = self.at_ms, samples[-1].closed_ms
-        if self._on_step is not None:
+        if self._on_step is not None and predicted.learned:  # a batch that is skipped has no figures
             self._on_step(Step(samples, batch, predicted, self.version))
         self._expire()
         due = crossed(before_ms, self.at_ms, self._rules.publish_ms)

@@ -120,10 +120,14 @@ def test_stopped_anywhere_it_goes_on_to_the_same_end(tmp_path: Path, changes: di
     s = small(**changes)
     expected = Run(s=s).finish()
     said = {version: rest for version, *rest in expected.said}
+    closed_ms: dict[Version | None, int] = {x.version: x.samples[-1].closed_ms for x in expected.steps}
+    closed_ms[None] = 0
     rng, resumed = np.random.default_rng(8), set()
     for n_records in sorted(rng.integers(N_BEFORE, N_RECORDS - 40, 5).tolist()):
-        run = Run(s=s, path=tmp_path).until(n_records)
-        resumed.add(run.pipeline.resumed_at)
+        run = Run(s=s, path=tmp_path)
+        resumed.add(at := run.pipeline.resumed_at)
+        assert run.pipeline.loop.at_ms == closed_ms[at]
+        run.until(n_records)
         assert all(said[version] == rest for version, *rest in run.said)
     last = Run(s=s, path=tmp_path).finish()
     assert last.sha256 == expected.sha256

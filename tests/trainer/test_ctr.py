@@ -111,7 +111,8 @@ class Oracle:
             near = -hamming(codes, code).astype(np.float64)
             return near, near
         if self.unit == "category":
-            same = (self.batch.sequence[:, 1] == self.batch.items[c, 1]).astype(np.float64)
+            of, wanted = self.batch.sequence[:, 1], self.batch.items[c, 1]
+            same = ((of == wanted) & (of != 0)).astype(np.float64)
             return same, same
         x, t = self.vectors(slots), self.vectors(target)
         lengths = np.linalg.norm(x, axis=1) * np.linalg.norm(t)

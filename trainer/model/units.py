@@ -58,7 +58,8 @@ def inner(table: Rows, batch: Batch, at: Located, n_coded: int) -> Finder:
 def category(table: Rows, batch: Batch, at: Located) -> Finder:
     """The k most recent behaviours in the candidate's category, the first item feature."""
     queries, keys = batch.items[:, 1], batch.sequence[:, 1]
-    return lambda start, stop, k: category_top_k(queries, keys, batch.first, start, stop, k)
+    known = keys != 0  # two items without a category have nothing in common
+    return lambda start, stop, k: category_top_k(queries, keys, batch.first, start, stop, k, mask=known)
 
 
 def make_unit(name: str, n_coded: int) -> Unit:

@@ -1,0 +1,523 @@
+"""The command line as a new user would try it: what works, and what is told of what does not."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from instep import cli
+from stream.events import Action, Event, Impression
+from stream.files import write_events
+from tests.worlds import damage, product
+from trainer import checkpoint
+
+INSTEP = Path(sys.executable).with_name("instep")
+COMMANDS = (["replay"], ["demo"], ["simulate"], ["import"], ["import", "mind"], ["import", "movielens"])
+METRICS = {"candidates", "ctr", "auc", "ne", "gauc", "log_loss", "calibration", "errors"}
+KEYS = METRICS | {
+    "model",
+    "seed",
+    "version",
+    "weights_sha256",
+    "samples",
+    "counts",
+    "bad_batches",
+    "threads",
+    "windows",
+}
+
+SMALL = """
+[[features]]
+name = "category"
+of = "item"
+
+[stream]
+partitions = 2
+windows = { click = 2000 }
+lateness_ms = 500
+
+[model]
+dim = 8
+heads = 2
+mlp = [16, 8]
+short = 4
+top_k = 8
+
+[trainer]
+batch_samples = 8
+batch_span_ms = 2000
+checkpoint_ms = 250
+"""
+
+
+class Ran(NamedTuple):
+    """How a command ended."""
+
+    code: object
+    out: str
+    err: str
+
+
+Run = Callable[..., Ran]
+Refused = Callable[..., str]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
+    """Calls the entry point in this process: importing torch for each command would take seconds."""
+
+    def run(*args: object) -> Ran:
+        monkeypatch.setattr(sys, "argv", ["instep", *map(str, args)])
+        capfd.readouterr()
+        with pytest.raises(SystemExit) as e:
+            cli.main()
+        return Ran(e.value.code or 0, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def done(run: Run) -> Callable[..., str]:
+    """Runs a command that must work; returns what it printed."""
+
+    def done(*args: object) -> str:
+        ran = run(*args)
+        assert (ran.code, ran.err) == (0, "")
+        return ran.out
+
+    return done
+
+
+@pytest.fixture
+def refused(run: Run) -> Refused:
+    """Runs a command that must not work; returns the one line that says why."""
+
+    def refused(*args: object) -> str:
+        ran = run(*args)
+        assert "Traceback" not in ran.out
+        return told(ran)
+
+    return refused
+
+
+def told(ran: Ran) -> str:
+    """The one line on standard error."""
+    assert ran.code == 2
+    assert ran.err.endswith("\n")
+    assert len(ran.err.splitlines()) == 1, ran.err
+    assert ran.err.startswith("instep: ")
+    return ran.err.removeprefix("instep: ").rstrip("\n")
+
+
+def a_log(folder: Path, events: Iterable[Event | bytes], more: str = "") -> Path:
+    """A log with settings of a small model beside it; ``more`` adds to the last section."""
+    write_events(folder / "events.jsonl", events)
+    (folder / "instep.toml").write_text(SMALL + more)
+    return folder / "events.jsonl"
+
+
+def metrics(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "metrics.json").read_text())
+    return found
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return a_log(tmp_path / "log", product(20))
+
+
+class TestHelp:
+    """Asking what there is."""
+
+    def test_it_is_there_for_every_command_and_needs_no_torch(self) -> None:
+        code = f"""
+import sys
+from instep import cli
+for command in ([], *{COMMANDS!r}):
+    sys.argv = ["instep", *command, "--help"]
+    try:
+        cli.main()
+    except SystemExit as e:
+        assert e.code == 0, command
+heavy = {{"torch", "numba", "pyarrow"}} & set(sys.modules)
+assert not heavy, heavy
+"""
+        ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+        assert (ran.returncode, ran.stderr) == (0, "")
+        assert ran.stdout.count("Usage:") == 1 + len(COMMANDS)
+        for command in COMMANDS:
+            assert f"instep {' '.join(command)}" in ran.stdout
+
+    @pytest.mark.parametrize("command", [[], ["import"]])
+    def test_without_a_command_it_comes_by_itself(self, run: Run, command: list[str]) -> None:
+        ran = run(*command)
+        assert (ran.code, ran.err) == (2, "")
+        assert "Usage:" in ran.out
+
+    def test_the_installed_script_answers_in_the_same_way(self, tmp_path: Path) -> None:
+        command = [str(INSTEP), "replay", f"{tmp_path}/nothing.jsonl", "--out", f"{tmp_path}/out"]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert ran.stdout.strip() == ""
+        assert told(Ran(ran.returncode, ran.stdout, ran.stderr)) == (
+            f"{tmp_path}/nothing.jsonl: expected a file or folder of events, got nothing there"
+        )
+
+
+@pytest.mark.parametrize(
+    ("args", "parts"),
+    [
+        (["replai"], ["replai"]),
+        (["--models"], ["--models"]),
+        (["replay"], ["log"]),
+        (["replay", "LOG"], ["--out"]),
+        (["replay", "LOG", "--out", "o", "--poll", "0"], ["'--poll'", "greater than or equal to 1", "'0'"]),
+        (["replay", "LOG", "--out", "o", "--poll", "many"], ["'--poll'", "integer", "'many'"]),
+        (["replay", "LOG", "--out", "o", "--seed", "1.5"], ["'--seed'", "integer", "'1.5'"]),
+        (["demo", "--events", "3"], ["'--events'", "400", "'3'"]),
+        (["demo", "--minutes", "inf"], ["'--minutes'", "1440", "'inf'"]),
+        (["demo", "--minutes", "nan"], ["'--minutes'", "'nan'"]),
+        (["demo", "--seed", "-1"], ["'--seed'", "0", "'-1'"]),
+        (["simulate", "o", "--items", "79"], ["'--items'", "80", "'79'"]),
+        (["import", "netflix"], ["netflix"]),
+        (["import", "mind", "."], ["out"]),
+    ],
+)
+def test_a_command_line_that_is_none_says_which_part_and_where_help_is(
+    refused: Refused, args: list[str], parts: list[str]
+) -> None:
+    line = refused(*args)
+    assert line.endswith("; see --help")
+    for part in parts:
+        assert part in line
+
+
+@pytest.mark.parametrize(
+    ("args", "line"),
+    [
+        (
+            ["--model", "dnn"],
+            "settings: model.unit: expected one of eta, exact, category, full, short, average, got 'dnn'",
+        ),
+        (["--seed", "-1"], "settings: model.seed: expected `int` >= 0, got -1"),
+        (
+            ["--refresh", "often"],
+            "--refresh: expected every:N or frozen:FRACTION (0 to 1), got 'often'",
+        ),
+        (["--refresh", "every:0"], "--refresh: expected every:N or frozen:FRACTION (0 to 1), got 'every:0'"),
+        (["--settings", "gone.toml"], "gone.toml: expected a settings file, got: No such file or directory"),
+        (["--settings", "."], ".: expected a settings file, got: Is a directory"),
+    ],
+)
+def test_a_choice_that_cannot_be_is_named(
+    refused: Refused, log: Path, tmp_path: Path, args: list[str], line: str
+) -> None:
+    told = refused("replay", log, "--out", tmp_path / "out", *args)
+    assert set(line.split()) <= set(told.split()), told
+    assert told.startswith(line.split(": ")[0])
+    assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('[model]\ntop_k = "many"', "model.top_k: expected `int`, got 'many'"),
+        ("[model]\ntop_k = 0", "model.top_k: expected `int` >= 1, got 0"),
+        ("[model]\nlr = inf", "model.lr: expected `float` <= 10.0, got inf"),
+        ("[model]\ntopk = 8", "model.topk: expected a setting that exists, got this one"),
+        ("[modell]\ntop_k = 8", "modell: expected a setting that exists, got this one"),
+        ("model = 3", "model: expected `object`, got 3"),
+        ("[model]\nmlp = [200, -1]", "model.mlp[1]: expected `int` >= 1, got -1"),
+        ("[stream]\nwindows = {}", "stream.windows: expected at least one action kind, got {}"),
+        ("[stream.windows]\nclick = 0", "stream.windows"),
+        ("[[features]]\nname = 'age'", "features[0]: expected a field 'of', got {'name': 'age'}"),
+        ("[[features]]\nname = 'user'\nof = 'item'", "features: expected names other than item and user"),
+        ("[model]\nheads = 7", "model.heads: expected a divisor of"),
+        ("[model", "expected TOML, got: "),
+        ("top_k = 1\ntop_k = 2", "expected TOML, got: "),
+        ("name = 'caf\udce9'", "expected TOML, got: 'utf-8' codec can't decode byte 0xe9"),
+    ],
+)
+def test_settings_that_cannot_be_are_told_with_file_and_place(
+    refused: Refused, log: Path, tmp_path: Path, text: str, line: str
+) -> None:
+    path = log.with_name("instep.toml")
+    path.write_text(text, errors="surrogateescape")
+    assert refused("replay", log, "--out", tmp_path / "out").startswith(f"{path}: {line}")
+
+
+def parquet(path: Path) -> None:
+    pq.write_table(pa.table({"user": ["ada"], "json": ["{}"]}), path)
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(gzip.compress(b'{"type": "tick", "at_ms": 5}\n' * 9_999)[:-20])
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "line"),
+    [
+        ("gone.jsonl", lambda path: None, "expected a file or folder of events, got nothing there"),
+        ("folder", Path.mkdir, "expected .jsonl, .jsonl.gz, .jsonl.zst, .parquet in this folder, got none"),
+        ("empty.jsonl", Path.touch, "expected at least one event, got none"),
+        ("blank.jsonl", lambda path: path.write_text("\n \n"), "expected at least one event, got none"),
+        ("events.csv", Path.touch, "expected .jsonl, .jsonl.gz, .jsonl.zst, .parquet, got 'events.csv'"),
+        ("a.parquet", parquet, "expected a column event (the JSON text), got user, json"),
+        ("b.parquet", Path.touch, "expected a whole .parquet file, got: "),
+        ("c.parquet", lambda path: path.write_text("PAR1, or not"), "expected a whole .parquet file, got: "),
+        ("d.jsonl.gz", lambda path: path.write_text("{}"), "expected a whole .jsonl.gz file, got: "),
+        ("e.jsonl.gz", cut_short, "expected a whole .jsonl.gz file, got: "),
+    ],
+)
+def test_a_log_that_cannot_be_read_is_told_with_its_path(
+    refused: Refused, tmp_path: Path, name: str, make: Callable[[Path], object], line: str
+) -> None:
+    path = tmp_path / name
+    make(path)
+    assert refused("replay", path, "--out", tmp_path / "out").startswith(f"{path}: {line}")
+    assert not (tmp_path / "out" / "metrics.json").exists()
+
+
+class TestBrokenLines:
+    """What cannot be used is counted; too much of it is no log."""
+
+    def test_one_is_counted_and_told_at_the_end(self, done: Callable[..., str], tmp_path: Path) -> None:
+        sent = product(20)
+        whole, broken = a_log(tmp_path / "a", sent), a_log(tmp_path / "b", [*sent[:300], b"{", *sent[300:]])
+        expected = done("replay", whole, "--out", tmp_path / "whole").splitlines()
+        found = done("replay", broken, "--out", tmp_path / "broken").splitlines()
+        n = metrics(tmp_path / "whole")["counts"]["in"]
+        assert expected[-2].startswith(f"{n:,} records in: ")
+        assert found[-2] == expected[-2].replace(
+            f"{n:,} records in: ", f"{n + 1:,} records in: dead.undecodable 1, "
+        )
+        then, now = metrics(tmp_path / "whole"), metrics(tmp_path / "broken")
+        assert now["counts"] == then["counts"] | {"in": n + 1, "dead.undecodable": 1}
+        assert now["weights_sha256"] == then["weights_sha256"]
+
+    def test_too_many_stop_it_on_the_way(self, refused: Refused, tmp_path: Path) -> None:
+        log = a_log(tmp_path / "log", [*product(1)[:10], *[b"{"] * 1_500, *product(20)])
+        line = refused("replay", log, "--out", tmp_path / "out")
+        assert "expected at most 20% unusable records, got 1000 of 101" in line
+        assert not (tmp_path / "out" / "metrics.json").exists()
+
+    @pytest.mark.parametrize(("allowed", "is_refused"), [(0.2, True), (0.9, True), (1, False)])
+    def test_too_many_of_a_short_log_are_told_at_its_end(
+        self, run: Run, tmp_path: Path, allowed: float, is_refused: bool
+    ) -> None:
+        log = a_log(tmp_path / "log", [b"id,user,item", b"1,ada,n7", b"{}"])
+        log.with_name("instep.toml").write_text(f"[stream]\nmax_dead = {allowed}")
+        ran = run("replay", log, "--out", tmp_path / "out")
+        if not is_refused:
+            assert (ran.code, ran.err) == (0, "")
+            return
+        expected = f"{log}: expected at most {allowed:.0%} unusable records, got 3 of 3: dead.undecodable 3"
+        assert told(ran) == expected
+
+
+class TestWhereItGoes:
+    """Results and checkpoints."""
+
+    @pytest.mark.parametrize("place", ["file", "file/under"])
+    def test_a_file_in_the_place_of_the_folder_is_told(
+        self, refused: Refused, log: Path, tmp_path: Path, place: str
+    ) -> None:
+        (tmp_path / "file").touch()
+        for command in (["replay", log, "--out"], ["simulate", "--slates", 1], ["import", "mind", tmp_path]):
+            line = refused(*command, tmp_path / place)
+            assert line.startswith(f"{tmp_path / place}: expected a folder that can be made, got: ")
+        line = refused("replay", log, "--out", tmp_path / "out", "--checkpoint", tmp_path / place)
+        assert line.startswith(f"{tmp_path / place}: checkpoint cannot be written: ")
+
+    def test_what_lies_in_the_way_of_a_result_is_told(
+        self, refused: Refused, log: Path, tmp_path: Path
+    ) -> None:
+        (tmp_path / "out" / "metrics.json").mkdir(parents=True)
+        line = refused("replay", log, "--out", tmp_path / "out")
+        assert line == f"{tmp_path}/out/metrics.json: Is a directory"
+
+    def test_checkpoints_that_do_not_fit_are_told(
+        self, done: Callable[..., str], refused: Refused, log: Path, tmp_path: Path, caplog: Any
+    ) -> None:
+        path = tmp_path / "checkpoints"
+        args = ("replay", log, "--out", tmp_path / "out", "--checkpoint", path)
+        first = done(*args)
+        assert done(*args) == first
+        newest = checkpoint.names(path)[-1]
+        for more, section in ((["--model", "short"], "model"), (["--seed", 5], "model")):
+            line = refused(*args, *more)
+            assert line == (
+                f"checkpoint {newest}: expected the same [{section}] settings as it was made with, got others"
+            )
+        line = refused("replay", log, "--out", tmp_path / "elsewhere", "--checkpoint", path)
+        assert line == f"{tmp_path}/elsewhere/scores.bin: expected at least 200 scores, got 0"
+
+        damage(path / newest / "tensors.safetensors")
+        with caplog.at_level(logging.WARNING):
+            assert done(*args) == first  # from the one before it
+        assert f"{newest}/tensors.safetensors: expected sha256" in caplog.text
+
+        names = checkpoint.names(path)
+        for name in names:
+            (path / name / "place.bin").write_bytes(b"")
+        line = refused(*args)
+        assert line.startswith(f"{path}/{names[-1]}/place.bin: expected sha256 ")
+
+    def test_a_table_that_is_full_is_told(self, refused: Refused, tmp_path: Path) -> None:
+        slate = next(e for e in product(1) if isinstance(e, Impression))
+        clicks = [Action("click", slate.user, f"n{i}", slate.at_ms - 2_000 + i) for i in range(1_100)]
+        log = a_log(tmp_path / "log", [*clicks, slate, product(1)[-1]], "capacity = 1024\n")
+        line = refused("replay", log, "--out", tmp_path / "out")
+        assert line == "table: expected at most 1023 rows (capacity), got more"
+
+
+def test_a_log_without_slates_has_no_metrics_and_is_no_error(
+    done: Callable[..., str], tmp_path: Path
+) -> None:
+    log = a_log(tmp_path / "log", (e for e in product(5) if isinstance(e, Action) and not e.impression))
+    shown = done("replay", log, "--out", tmp_path / "out")
+    assert "eta, 0 candidates, version 0.0" in shown
+    assert "70-01-01" not in shown
+    found = metrics(tmp_path / "out")
+    assert found.keys() == KEYS
+    undefined = ("ctr", "auc", "ne", "gauc", "log_loss", "calibration")
+    assert [found[name] for name in undefined] == [None] * len(undefined)
+    assert set(found["errors"].values()) == {None}
+    assert (found["candidates"], found["samples"]) == (0, 0)
+
+
+def test_what_is_simulated_is_replayed_and_gone_on_with(done: Callable[..., str], tmp_path: Path) -> None:
+    world, sizes = tmp_path / "world", ("--users", 100, "--items", 160, "--slates", 200)
+    shown = done("simulate", world, *sizes)
+    assert "events written to" in shown
+    assert "best possible AUC 0." in shown
+    assert done("simulate", tmp_path / "again", *sizes).splitlines()[-1] == shown.splitlines()[-1]
+    packed = (world / "events.jsonl.gz").read_bytes()
+    assert (tmp_path / "again" / "events.jsonl.gz").read_bytes() == packed
+
+    shown = done("replay", world, "--out", tmp_path / "out")
+    found = metrics(tmp_path / "out")
+    assert found.keys() == KEYS
+    assert (found["model"], found["seed"], found["candidates"], found["samples"]) == ("eta", 0, 2_000, 200)
+    assert found["errors"].keys() == METRICS - {"candidates", "ctr", "errors"}
+    assert all(0 < error < 1 for error in found["errors"].values())
+    assert [window["candidates"] for window in found["windows"]] == [500] * 4
+    assert all(window.keys() == METRICS | {"until_ms"} for window in found["windows"])
+    title, heads, *rows = (line for line in shown.splitlines() if line.strip(" ─"))
+    _check_table(title, heads, rows, found)
+    assert all(len(line) <= 80 for line in shown.splitlines() if "written to" not in line)
+
+    # stopped half way, by its log being cut off there, and gone on with
+    lines = gzip.decompress(packed).splitlines()
+    growing = world / "growing.jsonl"
+    args = ("replay", growing, "--out", tmp_path / "other", "--checkpoint", tmp_path / "c", "--poll", 5_000)
+    write_events(growing, lines[: len(lines) // 2])
+    done(*args)
+    assert metrics(tmp_path / "other")["candidates"] == 0
+    write_events(growing, lines)
+    done(*args)
+    assert metrics(tmp_path / "other") == found
+    version = found["version"].split(".")
+    assert checkpoint.names(tmp_path / "c")[-1] == f"{version[0]}.{int(version[1]):08d}"
+
+
+def _check_table(title: str, heads: str, rows: list[str], found: dict[str, Any]) -> None:
+    """Every figure stands whole in what is printed, although a pipe has only 80 columns."""
+    names = ("auc", "ne", "gauc", "log_loss", "calibration")
+    assert title.strip() == f"eta, 2,000 candidates, version {found['version']}"
+    assert heads.split() == ["until", "candidates", *names]
+    assert [row.split()[-5:] for row in rows[1:5]] == [
+        [f"{window[name]:.4f}" for name in names] for window in found["windows"]
+    ]
+    total = next(n for n, row in enumerate(rows) if row.strip().startswith("in total"))
+    assert rows[total].split() == ["in", "total", "2,000", *(f"{found[name]:.4f}" for name in names)]
+    assert rows[total + 1].replace("±", "").split() == [f"{found['errors'][name]:.4f}" for name in names]
+    weights, records, written = rows[total + 2 :]
+    assert weights == f"weights sha256 {found['weights_sha256']}"
+    assert records.startswith(f"{found['counts']['in']:,} records in: used.history ")
+    assert written.endswith("/out/metrics.json")
+
+
+class TestImport:
+    """Public data sets, in small."""
+
+    def mind(self, folder: Path) -> Path:
+        folder.mkdir()
+        news = [f"N{i}\t{('sports', 'music')[i % 2]}\tsub{i % 3}\ttitle {i}" for i in range(6)]
+        (folder / "news.tsv").write_text("\n".join(news) + "\n")
+        slates = [
+            f"{n}\tU{n % 3}\t11/1{n % 5}/2019 {n % 12 + 1}:14:46 PM\tN0 N1 N2\tN3-{n % 2} N4-{1 - n % 2} N5-0"
+            for n in range(12)
+        ]
+        (folder / "behaviors.tsv").write_text("\n".join(slates) + "\n")
+        return folder
+
+    def movielens(self, folder: Path) -> Path:
+        folder.mkdir()
+        genres = ("Drama", "Drama|Comedy", "Comedy")
+        movies = ["movieId,title,genres", *(f'{i},"Film, A {i}",{genres[i % 3]}' for i in range(9))]
+        (folder / "movies.csv").write_text("\n".join(movies) + "\n")
+        ratings = [
+            f"{u},{(u + 2 * n) % 9},{3 + (u + n) % 3},{1_000_000 + 60 * n + u}"
+            for n in range(9)
+            for u in range(4)
+        ]
+        (folder / "ratings.csv").write_text("\n".join(["userId,movieId,rating,timestamp", *ratings]) + "\n")
+        return folder
+
+    @pytest.mark.parametrize("name", ["mind", "movielens"])
+    def test_a_log_and_settings_come_out_that_replay_takes(
+        self, done: Callable[..., str], tmp_path: Path, name: str
+    ) -> None:
+        folder, out = getattr(self, name)(tmp_path / name), tmp_path / "log"
+        shown = done("import", name, folder, out)
+        assert shown.endswith(
+            f"events written to {out / 'events.jsonl.gz'}, settings to {out / 'instep.toml'}\n"
+        )
+        shown = done("replay", out, "--out", tmp_path / "out", "--model", "category")
+        found = metrics(tmp_path / "out")
+        assert found["model"] == "category"
+        assert found["candidates"] > 20
+        assert 0 < found["ctr"] < 0.6
+        assert not {name for name in found["counts"] if name.startswith(("dead", "late", "orphan"))}
+
+    def test_a_column_that_is_missing_is_told_with_file_and_row(
+        self, refused: Refused, tmp_path: Path
+    ) -> None:
+        mind, movielens = self.mind(tmp_path / "mind"), self.movielens(tmp_path / "movielens")
+        path = mind / "behaviors.tsv"
+        rows = path.read_text().splitlines()
+        path.write_text("\n".join([*rows[:4], rows[4].rpartition("\t")[0], *rows[5:]]))
+        line = refused("import", "mind", mind, tmp_path / "log")
+        assert line == (
+            f"{path}:5: expected 5 columns separated by tabs (impression, user, time, history, slate), got 4"
+        )
+        path = movielens / "movies.csv"
+        path.write_text(path.read_text().replace("genres", "kinds", 1))
+        line = refused("import", "movielens", movielens, tmp_path / "log")
+        assert line == f"{path}:1: expected the columns movieId, genres, got none called genres"
+        for name in ("mind", "movielens"):
+            assert "got no folder" in refused("import", name, tmp_path / "gone", tmp_path / "log")
+        assert "a folder with behaviors.tsv of MIND" in refused("import", "mind", movielens, tmp_path / "log")
+        assert not list((tmp_path / "log").iterdir())
+
+
+def test_a_broken_promise_of_ours_keeps_its_traceback(
+    run: Run, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object, **kwargs: object) -> None:
+        raise ZeroDivisionError("ours")
+
+    monkeypatch.setattr("instep.replay.replay", broken)
+    monkeypatch.setattr(sys, "argv", ["instep", "replay", str(log), "--out", str(tmp_path / "out")])
+    with pytest.raises(ZeroDivisionError, match="ours"):
+        cli.main()
