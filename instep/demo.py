@@ -199,7 +199,7 @@ def run(console: Console, *, minutes: float, n_slates: int | None, seed: int) ->
         demo.finish()
         live.update(screen.render())
     if not console.is_terminal:
-        console.line()  # which only a terminal gets from Live
+        pass  # which only a terminal gets from Live
     console.print(verdict(demo))
 
 

@@ -28,6 +28,8 @@ class _Lane:
     waiting: deque[tuple[int, Sample]]
     complete_ms: int = -1
     """No sample to come closes at or before this."""
+    told_ms: int = -1
+    """The last Tick. Samples of the eager policy carry the clock, which is ahead of the watermark of the Ticks."""
     next_offset: int = 0
 
 
@@ -61,7 +63,7 @@ class Batcher:
         """
         lane = self._lanes[partition]
         closed_ms = message.at_ms if isinstance(message, Tick) else message.closed_ms
-        floor = lane.complete_ms + (0 if isinstance(message, Tick) else 1)
+        floor = lane.told_ms if isinstance(message, Tick) else lane.complete_ms + 1
         if offset < lane.next_offset or closed_ms < floor:
             raise OutOfOrderError(
                 f"samples {partition}:{offset}: expected offset >= {lane.next_offset} closed at or after {floor}, "
@@ -69,7 +71,8 @@ class Batcher:
             )
         lane.next_offset = offset + 1
         if isinstance(message, Tick):
-            lane.complete_ms = message.at_ms
+            lane.told_ms = message.at_ms
+            lane.complete_ms = max(lane.complete_ms, message.at_ms)
         else:
             lane.waiting.append((offset, message))
             lane.complete_ms = max(lane.complete_ms, message.closed_ms - 1)

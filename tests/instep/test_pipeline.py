@@ -111,7 +111,7 @@ def test_another_seed_or_another_event_is_another_hash(whole: Run) -> None:
     [
         {},
         {"model": {"unit": "short", "admit_after": 3}},
-        {"stream": {"policy": "eager", "max_history": 12, "lateness_ms": 0}},
+        {"stream": {"policy": "eager", "max_history": 12, "lateness_ms": 500}},
         EXPIRY,
     ],
     ids=["as it is", "admission", "eager", "expiry"],

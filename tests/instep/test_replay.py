@@ -249,7 +249,7 @@ def labels(out: Path) -> dict[tuple[int, int], int]:
 def test_learned_at_once_or_later_the_labels_are_the_same(
     log: Path, whole: tuple[Found, Path], tmp_path: Path
 ) -> None:
-    eager = replay(log, small(stream={"policy": "eager", "lateness_ms": 0}), tmp_path)
+    eager = replay(log, small(stream={"policy": "eager"}), tmp_path)
     assert eager["candidates"] == whole[0]["candidates"]
     assert labels(tmp_path) == labels(whole[1])
     assert eager["auc"] != whole[0]["auc"]
