@@ -48,7 +48,7 @@ def make_batches(n: int, n_slates: int, length: int, seed: int = 0) -> list[Batc
     ]
 
 
-def run(n_slates: int = 64) -> dict[str, object]:
+def run(n_slates: int = 16) -> dict[str, object]:
     """Samples are candidates; a batch is ``n_slates`` slates of ten. Medians of steps, models taking turns."""
     torch.set_num_threads(1)
     lengths = (256, 1_024, 4_096)

@@ -156,11 +156,6 @@ class Demo:
             self._shown = event
 
     def _stepped(self, step: Step) -> None:
-        if self.frozen is None and self._n_seen >= self.n_slates // 2:
-            live = self.pipeline.learner
-            self.frozen = Learner.restore(live.config, live.state(), 1 << 20)
-            self.frozen.frozen = True
-            self.n_before_drift = sum(map(len, self.labels))
         self._n_seen += len(step.samples)
         self._last = step
         self.flipped.append(step.predicted.n_flipped)
@@ -171,6 +166,11 @@ class Demo:
         self.tracks["best"].p.extend(self.truth.p.pop(s.impression).astype(np.float32) for s in step.samples)
         self.labels.append(step.batch.labels[:, 0])
         self.users.append(step.batch.side[step.batch.slate, 0])
+        if self.frozen is None and self._n_seen >= self.n_slates // 2:
+            live = self.pipeline.learner  # which has learned this batch: the copy begins with the next
+            self.frozen = Learner.restore(live.config, live.state(), 1 << 20)
+            self.frozen.frozen = True
+            self.n_before_drift = sum(map(len, self.labels))
 
     def _topics(self, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
         known = {key_of("item", item): topic for item, topic in self.truth.topics.items()}
@@ -199,7 +199,7 @@ def run(console: Console, *, minutes: float, n_slates: int | None, seed: int) ->
         demo.finish()
         live.update(screen.render())
     if not console.is_terminal:
-        pass  # which only a terminal gets from Live
+        console.line()  # which only a terminal gets from Live
     console.print(verdict(demo))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from instep import demo as demonstration
 from instep.demo import Demo
 from instep.pipeline import Pipeline
 from instep.probe import overlap
+from instep.world import World
 from stream.events import Version, key_of
 from tests.worlds import make_log, product, small
 from trainer.batch import Batch
@@ -90,6 +91,7 @@ def test_the_last_picture_holds_what_the_parts_say(shown: Shown) -> None:
         "yellow: after the drift",
     ):
         assert part in picture, part
+    assert not [line for line in picture.splitlines() if "━" in line and "event time" in line]
     assert all(len(line) <= 120 for line in shown.text.splitlines())
 
 
@@ -137,6 +139,43 @@ def test_trainer_index_and_ranker_are_one_version_and_score_alike(
     assert stale is not None
     assert stale > 1e-5
     assert demo.mirror.version < pipeline.loop.version
+
+
+@pytest.fixture
+def quick(monkeypatch: pytest.MonkeyPatch) -> Demo:
+    """One whose users have hardly any history."""
+
+    def fewer(**given: Any) -> World:
+        return World(**{**given, "n_users": 40, "history_median": 40.0, "history_days": 0.5})
+
+    monkeypatch.setattr(demonstration, "World", fewer)
+    return Demo(N_SLATES, 0)
+
+
+def test_finished_in_the_middle_everything_is_learned_and_reaches_the_ranker(quick: Demo) -> None:
+    while not quick.pipeline.loop.n_samples:
+        assert quick.advance(40)
+    n, version = quick.pipeline.loop.n_samples, quick.pipeline.loop.version
+    quick.finish()
+    assert quick.pipeline.loop.n_samples > n
+    assert version < quick.pipeline.loop.version == quick.pipeline.index.version == quick.mirror.version
+
+
+def test_copied_with_codes_that_go_on_it_stays_the_same(quick: Demo, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is between codes live and codes frozen is the codes and nothing else."""
+
+    class Thawed(Learner):
+        """In the place of Learner where the demo makes its copy: its codes follow all the same."""
+
+        def __setattr__(self, name: str, value: object) -> None:
+            super().__setattr__(name, False if name == "frozen" else value)
+
+    monkeypatch.setattr(demonstration, "Learner", Thawed)
+    while quick.advance(500):
+        pass
+    quick.finish()
+    assert quick.drifted
+    np.testing.assert_array_equal(quick.tracks["frozen"].all(), quick.tracks["live"].all())
 
 
 def test_before_anything_is_learned_there_is_nothing_to_compare() -> None:
