@@ -27,7 +27,7 @@ check: setup ## lint, format, types
 bench: setup ## what we claim about speed, into build/bench.json
 	$(BIN)/python -m benchmarks
 
-results: setup ## the figures of docs/results.md; takes about an hour
+results: setup ## the figures of docs/results.md; takes about half an hour
 	$(BIN)/python -m benchmarks.study
 
 clean:

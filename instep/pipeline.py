@@ -44,8 +44,6 @@ class _Saved(Struct):
     """Next samples to learn."""
     waiting: list[tuple[int, int, bytes]]
     """Samples joined and not learned yet: partition, offset, value."""
-    joined: dict[int, int]
-    """Next samples to write."""
     n_samples: int
     n_candidates: int
 
@@ -97,7 +95,7 @@ class Pipeline:
             self.learner = Learner(self._config, settings.trainer.capacity)
             self.joiners = {p: Joiner(settings.join_rules(), settings.fields, p) for p in partitions}
             self.samples = MemoryLog(len(partitions))
-            saved = _Saved(Version(0, 0), 0, dict.fromkeys(partitions, 0), [], {}, 0, 0)
+            saved = _Saved(Version(0, 0), 0, dict.fromkeys(partitions, 0), [], 0, 0)
         else:
             saved = self._resume(found)
             self.resumed_at = saved.version
@@ -176,7 +174,6 @@ class Pipeline:
             at_ms=self.loop.at_ms,
             samples=self.loop.offsets,
             waiting=[(r.partition, r.offset, r.value) for r in waiting],
-            joined=dict(self.samples.end()),
             n_samples=self.loop.n_samples,
             n_candidates=self.n_candidates,
         )

@@ -129,14 +129,17 @@ def load(path: str | Path, name: str | None = None) -> Checkpoint:
         if name not in found:
             raise CheckpointError(f"{path}: expected a checkpoint {name}, got {', '.join(found) or 'none'}")
         return _load(fs, root, name)
-    damaged: DamagedCheckpoint | None = None
+    damaged: list[DamagedCheckpoint] = []
     for candidate in _newest_first(fs, root, found):
         try:
-            return _load(fs, root, candidate)
+            whole = _load(fs, root, candidate)
         except DamagedCheckpoint as e:
-            logger.warning("checkpoint refused, trying the one before it: %s", e)
-            damaged = damaged or e
-    raise damaged or CheckpointError(f"{path}: expected a checkpoint, got none")
+            damaged.append(e)
+            continue
+        for refused in damaged:
+            logger.warning("checkpoint refused, the one before it is used: %s", refused)
+        return whole
+    raise damaged[0] if damaged else CheckpointError(f"{path}: expected a checkpoint, got none")
 
 
 def names(path: str | Path) -> list[str]:
