@@ -37,6 +37,7 @@ AHEAD = 24
 """How many keys ahead a batch asks for memory: 2 to 5 times as fast as waiting, flat between 16 and 64."""
 
 _N, _MOVED, _SHIFT, _OLD_SHIFT = 0, 1, 2, 3
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _NORESERVE = 0x4000 if sys.platform == "linux" else 0
 
 
@@ -168,6 +169,15 @@ prefetch: Callable[[NDArray[Any], Scalar], None] = cast(Any, intrinsic(_prefetch
 
 
 @njit
+def _home(shift: Scalar, key: Scalar) -> Scalar:
+    """The place that a key would have in an empty table: the top bits of its product with the golden ratio.
+
+    One multiplication spreads keys that are hashes already, and keys in a row as well (Knuth, volume 3, section 6.4).
+    """
+    return (np.uint64(key) * _GOLDEN) >> np.uint64(shift)
+
+
+@njit
 def mix(key: Scalar) -> Scalar:
     """The finaliser of splitmix64 (Steele et al. 2014): each bit of a key reaches all of the result."""
     z = np.uint64(key)
@@ -180,7 +190,7 @@ def mix(key: Scalar) -> Scalar:
 def _place(table: Keys, shift: Scalar, key: Scalar) -> Scalar:
     """Where ``key`` is or, if it is not there, the empty slot where it would go."""
     mask = np.uint64(table.shape[0] - 1)
-    at = mix(key) >> np.uint64(shift)
+    at = _home(shift, key)
     while table[at, 0] != key and table[at, 0] != 0:
         at = (at + np.uint64(1)) & mask
     return at
@@ -235,7 +245,7 @@ def _close(table: Keys, shift: Scalar, hole: Scalar) -> None:
     mask = np.uint64(table.shape[0] - 1)
     at = (hole + np.uint64(1)) & mask
     while table[at, 0] != 0:
-        home = mix(table[at, 0]) >> np.uint64(shift)
+        home = _home(shift, table[at, 0])
         if ((at - home) & mask) >= ((at - hole) & mask):
             table[hole] = table[at]
             hole = at
@@ -264,7 +274,7 @@ def find_all(slots: Slots, keys: Keys, values: Values) -> Scalar:
         shift, missing = np.uint64(slots.meta[_OLD_SHIFT]), 0
         for i in range(keys.size):
             if i + AHEAD < keys.size and values[i + AHEAD] < 0:
-                prefetch(slots.old, mix(keys[i + AHEAD]) >> shift)
+                prefetch(slots.old, _home(shift, keys[i + AHEAD]))
             if values[i] < 0:
                 values[i] = np.int64(slots.old[_place(slots.old, shift, keys[i]), 1]) - 1
                 missing += values[i] < 0
@@ -276,7 +286,7 @@ def _find_in(table: Keys, shift: Scalar, keys: Keys, values: Values) -> Scalar:
     missing: Scalar = 0
     for i in range(keys.size):
         if i + AHEAD < keys.size:
-            prefetch(table, mix(keys[i + AHEAD]) >> np.uint64(shift))
+            prefetch(table, _home(shift, keys[i + AHEAD]))
         value = np.int64(table[_place(table, shift, keys[i]), 1]) - 1
         missing += value < 0
         values[i] = value

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from trainer.batch import Batch
 from trainer.jit import njit
+from trainer.keymap import prefetch
 from trainer.model.attention import N_GAPS, Picked
 from trainer.model.search import Found
 
@@ -213,6 +214,8 @@ def _number_picked(
     for r in range(positions.shape[0]):
         m = 0
         while m < positions.shape[1] and positions[r, m] >= 0:
+            if r + 1 < positions.shape[0]:
+                prefetch(slots, max(positions[r + 1, m], 0))
             for f in range(slots.shape[1]):
                 s = slots[positions[r, m], f]
                 if mark[s] == 0:
@@ -233,6 +236,8 @@ def _gaps(positions: Ints, sample: Slots, at_ms: Slots, sequence_at: Slots) -> N
             p = positions[r, j]
             if p < 0:
                 break
+            if r + 1 < positions.shape[0]:
+                prefetch(sequence_at, max(positions[r + 1, j], 0))
             seconds = max(0, at_ms[sample[r]] - sequence_at[p]) // 1000
             bits = 0
             while seconds > 0 and bits < N_GAPS - 1:
