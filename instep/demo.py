@@ -37,7 +37,7 @@ from trainer.learner import Learner
 from trainer.loop import Step
 from trainer.scores import auc, normalised_entropy
 
-SLATES_PER_MINUTE = 9_000
+SLATES_PER_MINUTE = 18_000
 """What two cores manage with three models learning."""
 WINDOW = 20_000
 """Candidates behind each figure on the screen."""
@@ -69,7 +69,7 @@ class Demo:
             click_delay_s=4.0,
             click_delay_max_s=15.0,
         )
-        self.settings = settings(seed)
+        self.settings = settings(seed, n_slates)
         self._fields = self.settings.fields
         self.truth = Truth()
         drifts = (MovedItems(0.5, 0.3), ShiftedInterests(0.5, 0.3), NewItems(0.5, 0.1))
@@ -93,6 +93,7 @@ class Demo:
             self._fields,
             short=config.short,
             k=config.k,
+            warm_up_steps=config.warm_up_steps,
             max_history=self.settings.stream.max_history,
         )
         self._shown: Impression | None = None
@@ -177,13 +178,14 @@ class Demo:
         return np.array([known.get(int(k), -1) for k in keys], np.int64)
 
 
-def settings(seed: int) -> Settings:
-    """Those of the demo."""
+def settings(seed: int, n_slates: int) -> Settings:
+    """Those of the demo, whose stream is short: an eighth of it is warm-up."""
+    batch_samples = Settings().trainer.batch_samples
     return check(
         {
             "features": [{"name": "category", "of": "item"}, {"name": "device", "of": "context"}],
             "stream": {"windows": {"click": 15_000}, "lateness_ms": 1_000},
-            "model": {"seed": seed},
+            "model": {"seed": seed, "warm_up_steps": n_slates // batch_samples // 8},
         }
     )
 

@@ -44,8 +44,9 @@ def overlap(learner: Learner, batch: Batch, topics: Topics | None = None) -> Ove
     if unit.search is None or unit.reads != "picked" or exact is None:
         return nothing
     at = locate(learner.table, batch)
-    found = unit.search(learner.table, batch, at)(start, stop, config.k)
-    best = exact(learner.table, batch, at)(start, stop, config.k)
+    young = learner.n_steps < config.warm_up_steps
+    found = unit.search(learner.table, batch, at, young)(start, stop, config.k)
+    best = exact(learner.table, batch, at, False)(start, stop, config.k)
     long = ((stop - start) > config.k)[batch.slate]
     if not long.any():
         return nothing

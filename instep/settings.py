@@ -60,6 +60,8 @@ class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Of an item's code; its coded fields share them."""
     coded: Annotated[int, Meta(ge=1, le=8)] = 2
     """How many item fields have codes: 1 is the item's id alone, 2 the id and the category."""
+    warm_up_steps: Annotated[int, Meta(ge=0, le=10**9)] = 600
+    """The first so many steps search by category, whatever ``coded`` is above 1."""
     seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
     row_lr: Ratio = 0.1
     lr: Ratio = 0.001
@@ -124,6 +126,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
             bits=m.bits,
             short=m.short,
             k=m.top_k,
+            warm_up_steps=m.warm_up_steps,
             row_lr=m.row_lr,
             lr=m.lr,
             init_std=m.init_std,

@@ -57,20 +57,30 @@ class Ranker:
     ----------
     model
         Whose scores are given out; what it is may change between requests, never within one.
-    short, k
-        As the trainer's: how many behaviours are attended over always, and how many are searched.
+    short, k, warm_up_steps
+        As the trainer's: how many behaviours are attended over always, how many are searched, and up to which step by
+        category alone.
     max_history
         As the joiner's.
     """
 
     def __init__(
-        self, model: Model, profiles: Profiles, fields: Fields, *, short: int, k: int, max_history: int
+        self,
+        model: Model,
+        profiles: Profiles,
+        fields: Fields,
+        *,
+        short: int,
+        k: int,
+        max_history: int,
+        warm_up_steps: int = 0,
     ) -> None:
         self._model = model
         self._profiles = profiles
         self._fields = fields
         self._short = short
         self._k = k
+        self._warm_up_steps = warm_up_steps
         self._max_history = max_history
 
     def rank(
@@ -91,7 +101,8 @@ class Ranker:
         batch = self.slate(user, candidates, context, at_ms)
         scores = np.zeros(0, np.float32)
         if batch.n_candidates:
-            p = predict(self._model.network, self._model.table, batch, self._short, self._k)
+            young = version.step < self._warm_up_steps
+            p = predict(self._model.network, self._model.table, batch, self._short, self._k, young=young)
             scores = p[:, 0]
         return Ranked(scores, version, self._model.at_ms, len(batch.sequence_at))
 

@@ -43,7 +43,15 @@ def small(**sections: dict[str, Any]) -> Settings:
     raw: dict[str, Any] = {
         "features": [{"name": "category", "of": "item"}, {"name": "device", "of": "context"}],
         "stream": {"partitions": 2, "windows": {"click": 2_000}, "lateness_ms": 500},
-        "model": {"dim": 8, "heads": 2, "mlp": [16, 8], "short": 4, "top_k": 8, "seed": 1},
+        "model": {
+            "dim": 8,
+            "heads": 2,
+            "mlp": [16, 8],
+            "short": 4,
+            "top_k": 8,
+            "warm_up_steps": 12,
+            "seed": 1,
+        },
         "trainer": {
             "batch_samples": 8,
             "batch_span_ms": 2_000,

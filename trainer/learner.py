@@ -47,6 +47,8 @@ class LearnerConfig:
     """The most recent behaviours, attended over whatever the candidate."""
     k: int = 48
     """Behaviours that the search picks from the rest."""
+    warm_up_steps: int = 0
+    """The first so many steps search by category: ids are compared from then on, when their vectors mean something."""
     row_lr: float = 0.1
     """Row-wise Adagrad, embedding rows."""
     lr: float = 0.001
@@ -145,7 +147,14 @@ class Learner:
 
     def predict(self, batch: Batch) -> NDArray[np.float32]:
         """Probabilities float32 ``[N, K]``; changes nothing."""
-        return predict(self.network, self.table, batch, self.config.short, self.config.k)
+        return predict(
+            self.network,
+            self.table,
+            batch,
+            self.config.short,
+            self.config.k,
+            young=self.n_steps < self.config.warm_up_steps,
+        )
 
     def dense(self) -> dict[str, NDArray[np.float32]]:
         """Copies of the network's weights by name."""
@@ -193,6 +202,7 @@ class Learner:
             reads=unit.reads,
             short=self.config.short,
             k=self.config.k,
+            young=self.n_steps <= self.config.warm_up_steps,  # this step is counted already
         )
 
     def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
@@ -295,12 +305,13 @@ def _parents(keys: NDArray[np.uint64], field_number: int) -> NDArray[np.uint64] 
     return keys[:, 1] if field_number == 0 and keys.shape[1] > 1 else 0
 
 
-def predict(network: Network, table: EmbeddingTable, batch: Batch, short: int, k: int) -> NDArray[np.float32]:
+def predict(
+    network: Network, table: EmbeddingTable, batch: Batch, short: int, k: int, *, young: bool = False
+) -> NDArray[np.float32]:
     """Probabilities float32 ``[N, K]`` of a batch; the same code serves trainer and ranker."""
     unit = network.unit
-    inputs = prepare(
-        table, batch, locate(table, batch), search=unit.search, reads=unit.reads, short=short, k=k
-    )
+    at = locate(table, batch)
+    inputs = prepare(table, batch, at, search=unit.search, reads=unit.reads, short=short, k=k, young=young)
     with torch.no_grad():
         logits: Tensor = network(torch.from_numpy(table.rows[inputs.unique]), inputs)
         return torch.sigmoid(logits).numpy()

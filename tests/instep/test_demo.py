@@ -196,7 +196,7 @@ class Learnt(NamedTuple):
 def learnt(unit: str) -> Learnt:
     """With sequences that are longer than what the search picks, and some that are not."""
     steps: list[Step] = []
-    settings = small(model={"unit": unit, "top_k": 12}, trainer={"batch_samples": 24})
+    settings = small(model={"unit": unit, "top_k": 12, "warm_up_steps": 0}, trainer={"batch_samples": 24})
     pipeline = Pipeline(settings, make_log(product(60), 2).source(), on_step=steps.append)
     while pipeline.pump():
         pass
@@ -219,7 +219,7 @@ class TestOverlap:
         search = learner.network.unit.search
         assert search is not None
         start, stop = batch.start[:-1], np.maximum(batch.start[:-1], batch.start[1:] - short)
-        picked = search(table, batch, at)(start, stop, k).positions
+        picked = search(table, batch, at, False)(start, stop, k).positions
         n_coded = learner.config.shape.n_coded
         shared, n_hit, n_possible, by_chance = [], 0, 0, 0.0
         n_short = 0

@@ -206,6 +206,26 @@ def test_full_attention_is_picked_attention_when_everything_is_picked() -> None:
     assert not np.allclose(score("full", SAMPLES), score("exact", SAMPLES, k=2), rtol=1e-3)
 
 
+@pytest.mark.parametrize("unit", ["eta", "exact"])
+def test_a_young_model_compares_all_coded_fields_but_the_id(unit: str) -> None:
+    batch = as_batch(SAMPLES)
+    at = locate(TABLE, batch)
+    search = make_unit(unit, SHAPE.n_coded).search
+    assert search is not None
+    start, stop = batch.start[:-1], batch.start[1:]
+    blind = Located(at.side, at.items.copy(), at.sequence.copy())
+    blind.items[:, 0] = blind.sequence[:, 0] = 0  # the null row: no bits, no length
+    young = search(TABLE, batch, at, True)(start, stop, K)
+    expected = search(TABLE, batch, blind, False)(start, stop, K)
+    grown = search(TABLE, batch, at, False)(start, stop, K)
+    assert young.positions.tolist() == expected.positions.tolist()
+    assert young.positions.tolist() != grown.positions.tolist()
+    alone = make_unit(unit, 1).search  # where the id alone is coded there is nothing else to go by
+    assert alone is not None
+    either = [alone(TABLE, batch, at, young)(start, stop, K) for young in (True, False)]
+    assert either[0].positions.tolist() == either[1].positions.tolist()
+
+
 def test_codes_and_products_pick_the_same_when_k_covers_everything() -> None:
     batch = as_batch(SAMPLES)
     eta, exact = see("eta", batch, k=30).long, see("exact", batch, k=30).long
@@ -261,7 +281,7 @@ def test_a_batch_that_fails_leaves_nothing_behind_in_the_numbering() -> None:
     batch = as_batch(SAMPLES)
     expected = see("exact", batch)
 
-    def fails(table: Rows, batch: Batch, at: Located) -> Finder:
+    def fails(table: Rows, batch: Batch, at: Located, young: bool) -> Finder:
         raise RuntimeError("search")
 
     with pytest.raises(RuntimeError, match="search"):

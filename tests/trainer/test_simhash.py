@@ -162,7 +162,7 @@ def test_an_items_code_is_that_of_its_fields_side_by_side(n_fields: int, bits: i
         codes[fields == field] = encode(rows[fields == field], planes[field])
     items = np.stack([np.flatnonzero(fields == field)[:7] for field in range(n_fields)], axis=1)
     whole = encode(rows[items].reshape(7, -1), planes.reshape(-1, bits))
-    np.testing.assert_array_equal(item_codes(codes, items, n_fields), whole)
+    np.testing.assert_array_equal(item_codes(codes, items), whole)
     moved = rows.copy()
     moved[items[0, 0]] *= -1
     flipped = encode(moved[items].reshape(7, -1), planes.reshape(-1, bits)) ^ whole

@@ -54,7 +54,7 @@ Finder = Callable[[Slots, Slots, int], Found]
 class Search(Protocol):
     """Looks up what it compares once a batch; what it returns is asked for several ranges."""
 
-    def __call__(self, table: Rows, batch: Batch, at: Located) -> Finder: ...
+    def __call__(self, table: Rows, batch: Batch, at: Located, young: bool) -> Finder: ...
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,15 @@ class Inputs:
 
 
 def prepare(
-    table: Rows, batch: Batch, at: Located, *, search: Search | None, reads: str, short: int, k: int
+    table: Rows,
+    batch: Batch,
+    at: Located,
+    *,
+    search: Search | None,
+    reads: str,
+    short: int,
+    k: int,
+    young: bool = False,
 ) -> Inputs:
     """Search, pick and number the rows.
 
@@ -100,6 +108,8 @@ def prepare(
         How many of the most recent behaviours are the short part, which every candidate attends over.
     k
         How many behaviours of the long part the search picks.
+    young
+        Whether the model is still in its warm-up, in which ids are not compared.
     """
     start, stop = batch.start[:-1], batch.start[1:]
     middle = np.maximum(start, stop - short)
@@ -111,7 +121,7 @@ def prepare(
     picked_long = None
     counts = [np.diff(batch.start)[slate][:, None]]
     if search is not None:
-        find = search(table, batch, at)
+        find = search(table, batch, at, young)
         counts.append(find(middle, stop, 1).counts)
         if reads != "nothing":
             found = find(start, middle, k if reads == "picked" else 1)

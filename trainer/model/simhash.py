@@ -60,15 +60,15 @@ def make_planes(n_fields: int, dim: int, bits: int, seed: int) -> Floats:
 
 
 @njit
-def item_codes(codes: Codes, rows: NDArray[np.int64], n_fields: int) -> Codes:
-    """Codes of items from those of their first ``n_fields`` fields.
+def item_codes(codes: Codes, rows: NDArray[np.int64]) -> Codes:
+    """Codes of items from those of their fields.
 
     Parameters
     ----------
     codes
         uint64 ``[capacity, words]`` by row of a table.
     rows
-        int64 ``[n, F]``.
+        int64 ``[n, F]``, of one field at least.
 
     Returns
     -------
@@ -78,7 +78,7 @@ def item_codes(codes: Codes, rows: NDArray[np.int64], n_fields: int) -> Codes:
     for i in range(rows.shape[0]):
         for w in range(codes.shape[1]):
             word = codes[rows[i, 0], w]
-            for f in range(1, n_fields):
+            for f in range(1, rows.shape[1]):
                 word |= codes[rows[i, f], w]
             out[i, w] = word
     return out

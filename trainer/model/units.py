@@ -39,27 +39,38 @@ class Unit:
     n_counts: int = len(RADII)
 
 
-def hamming(table: Rows, batch: Batch, at: Located, n_coded: int) -> Finder:
+def hamming(table: Rows, batch: Batch, at: Located, young: bool, n_coded: int) -> Finder:
     """The k behaviours whose codes differ from the candidate's in the fewest bits."""
-    queries = item_codes(table.codes, at.items, n_coded)
-    keys = item_codes(table.codes, at.sequence, n_coded)
+    fields = _compared(young, n_coded)
+    queries = item_codes(table.codes, at.items[:, fields])
+    keys = item_codes(table.codes, at.sequence[:, fields])
     radii = tuple(round(r * queries.shape[1] * 64) for r in RADII)
     return lambda start, stop, k: hamming_top_k(queries, keys, batch.first, start, stop, k, radii=radii)
 
 
-def inner(table: Rows, batch: Batch, at: Located, n_coded: int) -> Finder:
+def inner(table: Rows, batch: Batch, at: Located, young: bool, n_coded: int) -> Finder:
     """The k behaviours with the largest inner product of the same fields' vectors."""
-    queries = table.rows[at.items[:, :n_coded]].reshape(len(at.items), -1)
-    keys = table.rows[at.sequence[:, :n_coded]].reshape(-1, queries.shape[1])
+    fields = _compared(young, n_coded)
+    queries = table.rows[at.items[:, fields]].reshape(len(at.items), -1)
+    keys = table.rows[at.sequence[:, fields]].reshape(-1, queries.shape[1])
     radii = tuple(cos(pi * r) for r in RADII)
     return lambda start, stop, k: inner_top_k(queries, keys, batch.first, start, stop, k, radii=radii)
 
 
-def category(table: Rows, batch: Batch, at: Located) -> Finder:
+def category(table: Rows, batch: Batch, at: Located, young: bool) -> Finder:
     """The k most recent behaviours in the candidate's category, the first item feature."""
     queries, keys = batch.items[:, 1], batch.sequence[:, 1]
     known = keys != 0  # two items without a category have nothing in common
     return lambda start, stop, k: category_top_k(queries, keys, batch.first, start, stop, k, mask=known)
+
+
+def _compared(young: bool, n_coded: int) -> slice:
+    """The item fields that a search compares: all that have codes, and of a young model all but the id.
+
+    Until the network can tell behaviours apart, an id's vector is noise, and what it finds by it is what its gradient
+    pulls it to: a bad beginning teaches itself (docs/log.md). Categories are few and learned at once.
+    """
+    return slice(1 if young and n_coded > 1 else 0, n_coded)
 
 
 def make_unit(name: str, n_coded: int) -> Unit:
