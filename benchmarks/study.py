@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from instep.probe import overlap
 from instep.settings import Settings, check
-from instep.simulator import NewItems, Truth, World, events
+from instep.simulator import Drift, MovedItems, NewItems, Truth, World, events
 from stream.events import Event, Sample, Tick, encode_event, key_of
 from stream.files import partition_of
 from stream.join import Dead, Joiner
@@ -46,6 +46,7 @@ class Run:
     frozen_at: float | None = None
     born: bool = True
     sharpness: float = 0.5
+    warm_up: int | None = None
     world: str = "default"
 
 
@@ -63,6 +64,12 @@ RUNS = {
     "every_1000": Run("codes every 1,000 steps", every=1000),
     "half": Run("codes frozen half way", frozen_at=0.5),
     "start": Run("codes frozen at the start", frozen_at=0.0),
+    "cold": Run("ids compared from the first step on", warm_up=0),
+    "moved": Run("ETA, codes live", world="moved"),
+    "moved_10": Run("codes every 10 steps", every=10, world="moved"),
+    "moved_100": Run("codes every 100 steps", every=100, world="moved"),
+    "moved_1000": Run("codes every 1,000 steps", every=1000, world="moved"),
+    "moved_half": Run("codes frozen half way", frozen_at=0.5, world="moved"),
     "id": Run("id alone, codes live", coded=1),
     "id_half": Run("id alone, codes frozen half way", coded=1, frozen_at=0.5),
     "id_start": Run("id alone, codes frozen at the start", coded=1, frozen_at=0.0),
@@ -71,19 +78,20 @@ RUNS = {
 }
 ARRIVALS = tuple(NewItems(at, 0.05) for at in (0.5, 0.6, 0.7, 0.8, 0.9))
 """A twentieth more items at each of these moments of the stream."""
+DRIFTS: dict[str, tuple[Drift, ...]] = {"default": (), "arrivals": ARRIVALS, "moved": (MovedItems(0.5, 0.3),)}
+"""What changes in each world; in ``moved`` three tenths of the items take another topic half way."""
 
 
 def settings(seed: int, run: Run) -> Settings:
     """The defaults, with the simulator's features."""
-    return check(
-        {
-            "features": [{"name": "category", "of": "item"}, {"name": "device", "of": "context"}],
-            "model": {"seed": seed, "unit": run.unit, "coded": run.coded, "born_from_category": run.born},
-        }
-    )
+    model = {"seed": seed, "unit": run.unit, "coded": run.coded, "born_from_category": run.born}
+    if run.warm_up is not None:
+        model["warm_up_steps"] = run.warm_up
+    features = [{"name": "category", "of": "item"}, {"name": "device", "of": "context"}]
+    return check({"features": features, "model": model})
 
 
-def joined(world: World, n_slates: int, drifts: tuple[NewItems, ...]) -> tuple[list[list[Sample]], Truth]:
+def joined(world: World, n_slates: int, drifts: tuple[Drift, ...]) -> tuple[list[list[Sample]], Truth]:
     """The batches of a world's stream, through the joiner and the batcher that serve."""
     chosen, truth = settings(0, RUNS["eta"]), Truth()
     partitions = range(chosen.stream.partitions)
@@ -114,8 +122,7 @@ def prepare(seed: int, n_slates: int, world: str) -> Path:
     """Join a seed's stream, unless that was done."""
     path = BUILD / f"samples-{world}-{seed}-{n_slates}.pickle"
     if not path.exists():
-        drifts = ARRIVALS if world == "arrivals" else ()
-        found = joined(World(seed=seed, slates_per_s=5.0), n_slates, drifts)
+        found = joined(World(seed=seed, slates_per_s=5.0), n_slates, DRIFTS[world])
         path.with_suffix(".part").write_bytes(pickle.dumps(found, protocol=5))
         path.with_suffix(".part").rename(path)
     return path
@@ -251,7 +258,10 @@ def report(found: Results) -> str:
     lines += table(
         ["eta", "exact", "full", "full_2", "full_quarter", "category", "average", "short"], "eta", "ETA's"
     )
-    lines += table(["eta", "every_10", "every_100", "every_1000", "half", "start"], "eta", "live")
+    lines += table(["eta", "every_10", "every_100", "every_1000", "half", "start", "cold"], "eta", "live")
+    moved = ["moved", "moved_10", "moved_100", "moved_1000", "moved_half"]
+    if "moved" in present:
+        lines += table(moved, "moved", "live, items moved half way")
     if "id" in present:
         lines += table(["id", "id_half", "id_start"], "id", "live")
     if {"born_category", "born_random"} <= present:

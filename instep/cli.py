@@ -151,6 +151,7 @@ def _of_a_sparse_log(features: list[dict[str, str]], batch_samples: int) -> dict
     return {
         "features": features,
         "stream": {"lateness_ms": 0, "history_ttl_ms": forever},
+        "model": {"warm_up_steps": 0},  # there are too few steps to wait
         "trainer": {
             "batch_samples": batch_samples,
             "batch_span_ms": DAY_MS,

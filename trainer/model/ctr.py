@@ -56,7 +56,7 @@ class Network(nn.Module):
         linear = [nn.Linear(a, b) for a, b in pairwise(sizes)]
         self.layers = nn.ModuleList(linear)
         self.dots = nn.Linear(parts, shape.n_kinds, bias=False)
-        nn.init.ones_(self.dots.weight)
+        nn.init.constant_(self.dots.weight, 1 / parts)  # one in all, however many parts there are
         nn.init.zeros_(linear[-1].weight)
         self.prior: Tensor
         self.register_buffer("prior", torch.zeros(shape.n_kinds))
