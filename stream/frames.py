@@ -13,7 +13,7 @@ from zlib import crc32
 
 logger = logging.getLogger(__name__)
 
-LINE = b"instep log 1\n"
+LINE = b"instep log 2\n"
 HEAD = Struct("<III")  # length of the body, its crc32, crc32 of these two
 
 

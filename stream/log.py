@@ -1,19 +1,21 @@
 """The log: partitions of records that stay where they are, the two protocols around it, and one in memory.
 
-A reader says where it reads next and gets what follows; a writer's records are seen only when it commits,
-all at once and together with the place up to which it had read its own input. That is what the workers rely
-on, and all they know of a log; Kafka offers the same with assign and seek, read_committed and transactions.
+A reader says where it reads next and gets what follows; a writer's records, of one log or of several, are seen
+only when it commits, all at once. That is what the workers rely on, and all they know of a log; Kafka offers the
+same with assign and seek, read_committed and transactions. Where a worker stands in its input is a record of its
+own among those that it commits.
 
->>> log = MemoryLog(partitions=2)
->>> sink, source = log.sink(), log.source()
+>>> log, dead = MemoryLog(partitions=2), MemoryLog(partitions=2)
+>>> sink, source = log.sink({"dead": dead}), log.source()
 >>> sink.write(1, b"ada", b"click")
+>>> sink.write(0, b"", b"?!", "dead")
 >>> source.poll(10)
 []
->>> sink.commit({0: 7})
+>>> sink.commit()
 >>> source.poll(10)
 [Record(partition=1, offset=0, key=b'ada', value=b'click')]
->>> source.offsets, sink.offsets
-({0: 0, 1: 1}, {0: 7})
+>>> source.offsets, dead.end()
+({0: 0, 1: 1}, {0: 1, 1: 0})
 """
 
 from __future__ import annotations
@@ -33,8 +35,19 @@ Offsets = Mapping[int, int]
 """For each partition the next record to read, never the last one read."""
 
 
+class Unavailable(Exception):
+    """The other side does not answer; nothing written since the last commit counts; build it anew and try again."""
+
+    def __init__(self, where: object, what: str) -> None:
+        super().__init__(f"{where}: {what}")
+
+
+class Fenced(Exception):
+    """Another process writes in this one's place; nothing written since the last commit counts: end."""
+
+
 class Record(NamedTuple):
-    """One message and its place."""
+    """One message and its place. An empty value where None was written: what has this key is gone."""
 
     partition: int
     offset: int
@@ -43,7 +56,7 @@ class Record(NamedTuple):
 
 
 class Source(Protocol):
-    """Reads some partitions in order, from any offset."""
+    """Reads some partitions in order, from any offset; a new one from the first record that is kept."""
 
     @property
     def offsets(self) -> Offsets:
@@ -64,15 +77,14 @@ class Source(Protocol):
 class Sink(Protocol):
     """Writes records that become visible together."""
 
-    @property
-    def offsets(self) -> Offsets:
-        """The input offsets committed last, also by an earlier process: where to read on."""
+    def write(self, partition: int, key: bytes, value: bytes | None, topic: str | None = None) -> None:
+        """Put a record behind those written so far; a value of None says that what has this key is gone.
 
-    def write(self, partition: int, key: bytes, value: bytes) -> int | None:
-        """Put a record behind those written so far. Returns its offset where that is known already."""
+        ``topic`` is one of the other logs that the sink was made for, by its name.
+        """
 
-    def commit(self, offsets: Offsets | None = None) -> None:
-        """Make what was written since the last commit visible, with the input offsets, all or nothing."""
+    def commit(self) -> None:
+        """Make what was written since the last commit visible, all or nothing."""
 
     def abort(self) -> None:
         """Forget what was written since the last commit."""
@@ -85,7 +97,6 @@ class _Commit(Struct, array_like=True):
     """One step in the life of a log, in memory and as a frame of its file."""
 
     records: list[tuple[int, bytes, bytes]]
-    offsets: dict[int, int] = {}
     start: dict[int, int] = {}
 
 
@@ -129,7 +140,6 @@ class MemoryLog:
         if partitions < 1:
             raise LogError(path or "log", f"expected at least 1 partition, got {partitions}")
         self.partitions = partitions
-        self.offsets: dict[int, int] = {}
         self._start = dict.fromkeys(range(partitions), 0)
         self._end = dict(self._start)
         for partition, at in (start or {}).items():
@@ -160,9 +170,9 @@ class MemoryLog:
         """A reader of these partitions, or of all, from the first record that is kept."""
         return MemorySource(self, range(self.partitions) if partitions is None else partitions)
 
-    def sink(self) -> MemorySink:
-        """A writer."""
-        return MemorySink(self)
+    def sink(self, others: Mapping[str, MemoryLog] | None = None) -> MemorySink:
+        """A writer, of other logs by their names too."""
+        return MemorySink(self, others or {})
 
     def start(self) -> Offsets:
         """The first record that is kept, for each partition."""
@@ -178,7 +188,7 @@ class MemoryLog:
         self._reachable(moved)
         if not moved:
             return
-        self._commit(_Commit([], {}, moved))
+        self._commit(_Commit([], moved))
         n_kept = sum(self._end[p] - self._start[p] for p in self._end)
         if self._frames is not None and self._n_on_disk > 2 * n_kept + 10_000:
             self._frames.replace(map(_packer.encode, self._commits()))
@@ -200,7 +210,6 @@ class MemoryLog:
             self._records.append(Record(partition, self._end[partition], key, value))
             self._end[partition] += 1
         self._n_on_disk += len(commit.records)
-        self.offsets.update(commit.offsets)
         for partition, start in commit.start.items():
             n = start - self._start[partition]
             for arrival in self._arrivals[partition][:n]:
@@ -215,7 +224,7 @@ class MemoryLog:
 
     def _commits(self) -> Iterator[_Commit]:
         """The log as it stands, as the frames of a new file."""
-        yield _Commit([], self.offsets, self._start)
+        yield _Commit([], self._start)
         for at in range(0, len(self._records), 1000):
             kept = [record for record in self._records[at : at + 1000] if record is not None]
             yield _Commit([(record.partition, record.key, record.value) for record in kept])
@@ -292,26 +301,32 @@ class MemorySource:
 
 
 class MemorySink:
-    """A `Sink` of a `MemoryLog`."""
+    """A `Sink` of a `MemoryLog`, and of others by their names.
 
-    def __init__(self, log: MemoryLog) -> None:
+    On disk each log has a file of its own, which is whole; that all of them have a commit is certain in memory only.
+    """
+
+    def __init__(self, log: MemoryLog, others: Mapping[str, MemoryLog]) -> None:
         self._log = log
-        self._written: list[tuple[int, bytes, bytes]] = []
+        self._others = dict(others)
+        self._written: dict[MemoryLog, list[tuple[int, bytes, bytes]]] = {}
 
-    @property
-    def offsets(self) -> Offsets:
-        return dict(self._log.offsets)
+    def write(self, partition: int, key: bytes, value: bytes | None, topic: str | None = None) -> None:
+        log = self._log
+        if topic is not None:
+            if topic not in self._others:
+                raise LogError("log", f"expected a topic among {sorted(self._others)}, got {topic!r}")
+            log = self._others[topic]
+        self._written.setdefault(log, []).append((log._known(partition), key, value or b""))
 
-    def write(self, partition: int, key: bytes, value: bytes) -> None:
-        self._written.append((self._log._known(partition), key, value))
-
-    def commit(self, offsets: Offsets | None = None) -> None:
-        if self._written or offsets:
-            self._log._commit(_Commit(self._written, dict(offsets or {})))
-            self._written = []
+    def commit(self) -> None:
+        while self._written:
+            log, records = next(iter(self._written.items()))
+            log._commit(_Commit(records))
+            del self._written[log]  # only then: a commit that finds the disk full can be tried again
 
     def abort(self) -> None:
-        self._written = []
+        self._written = {}
 
     def close(self) -> None:
         self.abort()

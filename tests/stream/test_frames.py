@@ -102,7 +102,7 @@ def test_a_log_on_disk_keeps_its_number_of_partitions(tmp_path: Path) -> None:
         MemoryLog(3, tmp_path / "x.log")
 
 
-def test_after_a_restart_records_offsets_and_trims_are_as_they_were(tmp_path: Path) -> None:
+def test_after_a_restart_records_and_trims_are_as_they_were(tmp_path: Path) -> None:
     rng = random.Random(0)
     path = tmp_path / "x.log"
     log = MemoryLog(3, path)
@@ -110,13 +110,13 @@ def test_after_a_restart_records_offsets_and_trims_are_as_they_were(tmp_path: Pa
         sink = log.sink()
         for _ in range(rng.randrange(4)):
             sink.write(rng.randrange(3), b"k%d" % n, rng.randbytes(5))
-        sink.commit({n % 2: n})
+        sink.commit()
         if n % 10 == 9:
             log.trim({p: rng.randrange(log.start()[p], at + 1) for p, at in log.end().items()})
-        before = log.start(), log.end(), log.offsets, log.source().poll(1000)
+        before = log.start(), log.end(), log.source().poll(1000)
         log.close()
         log = MemoryLog(3, path)
-        assert before == (log.start(), log.end(), log.offsets, log.source().poll(1000))
+        assert before == (log.start(), log.end(), log.source().poll(1000))
     log.close()
 
 
@@ -140,7 +140,7 @@ def test_the_file_of_a_trimmed_log_shrinks(tmp_path: Path) -> None:
     sink = log.sink()
     for n in range(20_000):
         sink.write(n % 2, b"", b"%d" % n)
-    sink.commit({0: 3})
+    sink.commit()
     n_bytes = path.stat().st_size
     log.trim({0: 9_999, 1: 9_000})
     assert path.stat().st_size < n_bytes / 5
@@ -148,7 +148,7 @@ def test_the_file_of_a_trimmed_log_shrinks(tmp_path: Path) -> None:
     log.close()
     log = MemoryLog(2, path)
     assert log.read(0, 9_999, 9) == [Record(0, 9_999, b"", b"19998"), Record(0, 10_000, b"", b"new")]
-    assert (log.start(), log.offsets) == ({0: 9_999, 1: 9_000}, {0: 3})
+    assert log.start() == {0: 9_999, 1: 9_000}
     log.close()
 
 
@@ -160,14 +160,14 @@ def test_a_commit_that_finds_the_disk_full_is_not_there_and_can_be_tried_again(t
     resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
     try:
         with pytest.raises(LogError, match=r"x\.log: cannot be written: File too large"):
-            sink.commit({0: 1})
+            sink.commit()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert (log.end(), log.offsets) == ({0: 0}, {})
-    sink.commit({0: 1})
+    assert log.end() == {0: 0}
+    sink.commit()
     log.close()
     log = MemoryLog(1, tmp_path / "x.log")
-    assert (log.end(), log.offsets) == ({0: 1}, {0: 1})
+    assert log.end() == {0: 1}
     log.close()
 
 
@@ -176,13 +176,13 @@ import sys
 from stream.log import MemoryLog
 log = MemoryLog(2, sys.argv[1])
 sink = log.sink()
-n = sink.offsets.get(0, 0)
+n = log.end()[0]
 print("ready", flush=True)
 while True:
     n += 1
     sink.write(0, b"", b"x" * (n % 5000))
     sink.write(1, b"", b"%d" % n)
-    sink.commit({0: n})
+    sink.commit()
     if n % 50 == 0:
         log.trim({0: n - 20, 1: n - 10})
 """
@@ -200,7 +200,7 @@ def test_a_killed_writer_leaves_whole_commits(tmp_path: Path) -> None:
                 pass
             os.kill(writer.pid, signal.SIGKILL)
         log = MemoryLog(2, path)
-        n = log.offsets[0]
+        n = log.end()[0]
         assert log.end() == {0: n, 1: n}
         assert [r.value for r in log.read(1, n - 1, 9)] == [b"%d" % n]
         log.close()
