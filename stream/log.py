@@ -33,6 +33,13 @@ Offsets = Mapping[int, int]
 """For each partition the next record to read, never the last one read."""
 
 
+class Unavailable(Exception):
+    """The other side does not answer; nothing written since the last commit counts; build it anew and try again."""
+
+    def __init__(self, where: object, what: str) -> None:
+        super().__init__(f"{where}: {what}")
+
+
 class Record(NamedTuple):
     """One message and its place."""
 

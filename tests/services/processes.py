@@ -99,7 +99,9 @@ class Process:
         Returns when the server answers; is given a function that says whether the process still runs.
     """
 
-    def __init__(self, command: Sequence[str], log: Path, ready: Callable[[Callable[[], bool]], None]) -> None:
+    def __init__(
+        self, command: Sequence[str], log: Path, ready: Callable[[Callable[[], bool]], None]
+    ) -> None:
         self._command = list(command)
         self._ready = ready
         self._child: subprocess.Popen[bytes] | None = None
@@ -185,7 +187,9 @@ class LocalKafka(Process):
         form = ["kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c", str(config)]
         done = subprocess.run([*java, *form], capture_output=True, text=True, check=False, timeout=START_S)
         if done.returncode:
-            raise DidNotStart(f"kafka: {folder}: expected a formatted log folder, got {done.stderr}{done.stdout}")
+            raise DidNotStart(
+                f"kafka: {folder}: expected a formatted log folder, got {done.stderr}{done.stdout}"
+            )
         self.bootstrap = f"127.0.0.1:{port}"
         super().__init__(
             [java[0], f"-Xmx{heap}", *java[1:], "kafka.Kafka", str(config)],

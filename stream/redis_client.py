@@ -1,0 +1,164 @@
+"""Calls to a Redis or a Redis Cluster: what goes wrong is said in our words, and waiting has an end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.resources import files
+from itertools import islice
+from typing import Any
+from urllib.parse import urlsplit
+
+import redis
+from redis.backoff import ExponentialBackoff
+from redis.cluster import RedisCluster
+from redis.retry import Retry
+
+from stream.log import Unavailable
+
+log = logging.getLogger(__name__)
+
+OLDEST = (6, 2)
+"""XTRIM by id and COPY came with it."""
+RETRIES = 3
+AT_A_TIME = 128
+"""Calls that are sent before the first answer is read."""
+
+_REFUSED = (
+    redis.AuthenticationError,
+    redis.exceptions.AuthorizationError,
+    redis.exceptions.NoPermissionError,
+)
+_LATER = (
+    redis.ConnectionError,
+    redis.TimeoutError,
+    redis.ReadOnlyError,
+    redis.exceptions.OutOfMemoryError,
+    redis.exceptions.ClusterError,
+    redis.exceptions.TryAgainError,
+    redis.exceptions.RedisClusterException,
+)
+_LATER_CODES = ("MISCONF", "LOADING", "BUSY", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "UNKILLABLE")
+
+
+class RedisSettingsError(ValueError):
+    """A setting under ``redis`` with which no Redis can be used: which, what was expected, what came."""
+
+
+class Client:
+    """A connection that is made when it is needed, and again when it broke.
+
+    A call that got no answer is sent again, so whatever is called must be harmless when it is done twice.
+
+    Parameters
+    ----------
+    url
+        ``redis://``, ``rediss://`` (TLS) or ``unix://``.
+    cluster
+        Whether that is one node of a cluster.
+    timeout_ms
+        How long to wait for a connection or an answer, each of four times.
+    options
+        More that redis-py's client takes: username, password, ssl_ca_certs and so on.
+
+    Raises
+    ------
+    RedisSettingsError
+        If the settings cannot be, the user is refused or the server is too old.
+    Unavailable
+        If nobody answers; from every call.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        cluster: bool = False,
+        timeout_ms: int = 5_000,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._where = _without_secrets(url)
+        ours = {
+            "socket_timeout": timeout_ms / 1000,
+            "socket_connect_timeout": timeout_ms / 1000,
+            "protocol": 2,
+            **(options or {}),
+            "decode_responses": False,
+            "retry": Retry(ExponentialBackoff(cap=1.0, base=0.05), RETRIES),
+        }
+        try:
+            kind: Any = RedisCluster if cluster else redis.Redis
+            self._redis: Any = kind.from_url(url, **ours)
+            self._check(self._redis.execute_command("INFO"))
+        except (TypeError, ValueError, AttributeError) as e:
+            if isinstance(e, RedisSettingsError):
+                raise
+            raise RedisSettingsError(f"redis: expected url and client options that fit, got: {e}") from None
+        except Exception as e:
+            raise self._explain(e) from e
+
+    def call(self, *command: Any) -> Any:
+        """One command and its answer."""
+        try:
+            return self._redis.execute_command(*command)
+        except Exception as e:
+            raise self._explain(e) from e
+
+    def calls(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
+        """Commands in their order, many on the way at a time, but not as one; and their answers."""
+        answers: list[Any] = []
+        remaining = iter(commands)
+        try:
+            while some := list(islice(remaining, AT_A_TIME)):
+                with self._redis.pipeline(transaction=False) as pipe:
+                    for command in some:
+                        pipe.execute_command(*command)
+                    answers += pipe.execute()
+        except Exception as e:
+            raise self._explain(e) from e
+        return answers
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._redis.close()
+
+    def _check(self, info: Mapping[str, Any]) -> None:
+        version = str(info.get("redis_version", "none"))
+        if tuple(int(n) for n in version.split(".")[:2] if n.isdigit()) < OLDEST:
+            wanted = ".".join(map(str, OLDEST))
+            raise RedisSettingsError(
+                f"redis.url: expected a Redis of version {wanted} or later, got {version} at {self._where}"
+            )
+        policy = info.get("maxmemory_policy", "noeviction")
+        if policy != "noeviction":
+            log.warning(
+                "redis may drop keys when its memory is full expected=noeviction maxmemory_policy=%s", policy
+            )
+
+    def _explain(self, error: Exception) -> Exception:
+        """What is raised instead of an error of redis-py."""
+        said = str(error)
+        if isinstance(error, _REFUSED) or said.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
+            return RedisSettingsError(
+                f"redis.url: expected a user and password that {self._where} accepts, got: {said}"
+            )
+        if isinstance(error, _LATER) or said.startswith(_LATER_CODES):
+            return Unavailable("redis.url", f"expected an answer from {self._where}, got: {said}")
+        return error
+
+
+def script(package: str, name: str) -> str:
+    """The Lua that lies beside the Python, without its comments: it is sent with each call.
+
+    The server keeps scripts by their text and compiles each but once; a restart needs no care.
+    """
+    lines = (files(package) / name).read_text().splitlines()
+    return "\n".join(line.strip() for line in lines if line.strip() and not line.strip().startswith("--"))
+
+
+def _without_secrets(url: str) -> str:
+    """
+    >>> _without_secrets("rediss://ada:secret@cache:6380/1?password=secret")
+    'rediss://cache:6380/1'
+    """
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
