@@ -127,6 +127,17 @@ class History:
             del self._keys[: n * self.n_fields], self._at[:n], self._kinds[:n]
         return max(n, 0)
 
+    @classmethod
+    def from_columns(
+        cls, keys: NDArray[np.uint64], at_ms: NDArray[np.int64], kinds: NDArray[np.uint64]
+    ) -> History:
+        """The history of behaviours that are in order already: keys ``[n, n_fields]``, the others ``[n]``."""
+        history = cls(keys.shape[1])
+        history._keys.frombytes(keys.tobytes())
+        history._at.frombytes(at_ms.tobytes())
+        history._kinds.frombytes(kinds.tobytes())
+        return history
+
     def encode(self) -> bytes:
         """All of it as bytes; the same behaviours in the same order give the same bytes."""
         head = _HEADER.pack(self.n_fields, len(self))
