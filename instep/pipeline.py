@@ -181,7 +181,11 @@ class Pipeline:
         blobs = {"place": msgspec.msgpack.encode(saved), "joiners": msgspec.msgpack.encode(joiners)}
         manifest = {
             "version": self.loop.version,
-            "settings": msgspec.to_builtins(self.settings),
+            "settings": {
+                # what the result depends on; addresses and passwords have no business in a checkpoint
+                part: msgspec.to_builtins(getattr(self.settings, part))
+                for part in ("features", "stream", "model", "trainer")
+            },
             "journal": self.loop.journal,
         }
         keep = self.settings.trainer.keep

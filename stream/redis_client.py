@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from itertools import islice
 from typing import Any
@@ -20,6 +21,7 @@ log = logging.getLogger(__name__)
 
 OLDEST = (6, 2)
 """XTRIM by id and COPY came with it."""
+SCHEMES = ("redis", "rediss", "unix")
 RETRIES = 3
 AT_A_TIME = 128
 """Calls that are sent before the first answer is read."""
@@ -38,6 +40,7 @@ _LATER = (
     redis.exceptions.TryAgainError,
     redis.exceptions.RedisClusterException,
 )
+_REFUSED_CODES = ("NOAUTH", "WRONGPASS", "NOPERM")
 _LATER_CODES = ("MISCONF", "LOADING", "BUSY", "NOREPLICAS", "MASTERDOWN", "CLUSTERDOWN", "UNKILLABLE")
 
 
@@ -85,36 +88,31 @@ class Client:
             "decode_responses": False,
             "retry": Retry(ExponentialBackoff(cap=1.0, base=0.05), RETRIES),
         }
-        try:
-            kind: Any = RedisCluster if cluster else redis.Redis
-            self._redis: Any = kind.from_url(url, **ours)
-            self._check(self._redis.execute_command("INFO"))
-        except (TypeError, ValueError, AttributeError) as e:
-            if isinstance(e, RedisSettingsError):
-                raise
-            raise RedisSettingsError(f"redis: expected url and client options that fit, got: {e}") from None
-        except Exception as e:
-            raise self._explain(e) from e
+        kind: Any = RedisCluster if cluster else redis.Redis
+        with self._explained():
+            try:
+                self._redis: Any = kind.from_url(url, **ours)
+                info = self._redis.execute_command("INFO")
+            except (TypeError, ValueError) as e:
+                raise RedisSettingsError(
+                    f"redis.client: expected options that redis-py takes, got: {e}"
+                ) from None
+        self._check(info)
 
     def call(self, *command: Any) -> Any:
         """One command and its answer."""
-        try:
+        with self._explained():
             return self._redis.execute_command(*command)
-        except Exception as e:
-            raise self._explain(e) from e
 
     def calls(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
         """Commands in their order, many on the way at a time, but not as one; and their answers."""
         answers: list[Any] = []
         remaining = iter(commands)
-        try:
-            while some := list(islice(remaining, AT_A_TIME)):
-                with self._redis.pipeline(transaction=False) as pipe:
-                    for command in some:
-                        pipe.execute_command(*command)
-                    answers += pipe.execute()
-        except Exception as e:
-            raise self._explain(e) from e
+        while some := list(islice(remaining, AT_A_TIME)):
+            with self._explained(), self._redis.pipeline(transaction=False) as pipe:
+                for command in some:
+                    pipe.execute_command(*command)
+                answers += pipe.execute()
         return answers
 
     def close(self) -> None:
@@ -134,16 +132,20 @@ class Client:
                 "redis may drop keys when its memory is full expected=noeviction maxmemory_policy=%s", policy
             )
 
-    def _explain(self, error: Exception) -> Exception:
-        """What is raised instead of an error of redis-py."""
-        said = str(error)
-        if isinstance(error, _REFUSED) or said.startswith(("NOAUTH", "WRONGPASS", "NOPERM")):
-            return RedisSettingsError(
-                f"redis.url: expected a user and password that {self._where} accepts, got: {said}"
-            )
-        if isinstance(error, _LATER) or said.startswith(_LATER_CODES):
-            return Unavailable("redis.url", f"expected an answer from {self._where}, got: {said}")
-        return error
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Errors of redis-py that are not ours, in our words."""
+        try:
+            yield
+        except (redis.RedisError, redis.exceptions.RedisClusterException) as e:
+            said = str(e)
+            if isinstance(e, _REFUSED) or said.startswith(_REFUSED_CODES):
+                raise RedisSettingsError(
+                    f"redis.url: expected a user and password that {self._where} accepts, got: {said}"
+                ) from e
+            if isinstance(e, _LATER) or said.startswith(_LATER_CODES):
+                raise Unavailable("redis.url", f"expected an answer from {self._where}, got: {said}") from e
+            raise
 
 
 def script(package: str, name: str) -> str:
@@ -156,9 +158,15 @@ def script(package: str, name: str) -> str:
 
 
 def _without_secrets(url: str) -> str:
-    """
+    """An address as it may be logged.
+
     >>> _without_secrets("rediss://ada:secret@cache:6380/1?password=secret")
     'rediss://cache:6380/1'
     """
     parts = urlsplit(url)
+    if parts.scheme not in SCHEMES or "@" in parts.path:
+        known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+        raise RedisSettingsError(
+            f"redis.url: expected an address with {known}, got one with {parts.scheme!r}"
+        )
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
