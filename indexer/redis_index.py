@@ -158,7 +158,7 @@ class RedisIndex:
             rows = self._scan(before.base)
             raw, last = self._client.call("MGET", self._keys.head, self._keys.last)
             after = _decode(raw)
-            if after.base != before.base or after.version is None or rows is None:
+            if after.base != before.base or after.version is None or rows is None or last is None:
                 continue
             whole = _whole(Version(after.version.epoch, before.stored), rows, parts.decode_first(last))
             if whole.version == after.version:
@@ -235,14 +235,14 @@ class RedisIndex:
             for update in missed:
                 self._store(head, update)
                 head = self._head()
-        return self._sweep(head) if head.left else head
+        return self._sweep(head)
 
     # a whole
 
     def _replace(self, head: _Head, update: Update) -> int:
-        head = self._sweep(head) if head.left else head
-        _, staged, _ = self._stage(update, whole=True)
+        head = self._sweep(head)
         base, head = self._build(head, update)
+        _, staged, _ = self._stage(update, whole=True)
         then = _Head(
             rev=head.rev + 1,
             version=update.version,
@@ -296,6 +296,8 @@ class RedisIndex:
 
     def _sweep(self, head: _Head) -> _Head:
         """Remove bases that are left over, a few keys at a time."""
+        if not head.left:
+            return head
         # whoever still builds one of them is overtaken by this first step
         head = self._swap(head, msgspec.structs.replace(head, rev=head.rev + 1), "head")
         for base in head.left:

@@ -138,7 +138,7 @@ class Client:
         try:
             yield
         except (redis.RedisError, redis.exceptions.RedisClusterException) as e:
-            said = str(e)
+            said = str(e).rpartition(" of pipeline caused error: ")[2]
             if isinstance(e, _REFUSED) or said.startswith(_REFUSED_CODES):
                 raise RedisSettingsError(
                     f"redis.url: expected a user and password that {self._where} accepts, got: {said}"

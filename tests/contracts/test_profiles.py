@@ -145,7 +145,7 @@ def test_a_late_one_finds_its_place_however_far_back(make: Make) -> None:
         assert put(profiles, offset, (1, 2 + (offset == 1005), at_ms, 1))
     for offset, at_ms in enumerate((399, 3, 201, 2, 400), 2000):
         assert not put(profiles, offset, (1, 2 if at_ms % 2 else 1, at_ms, 1))
-    keys, at = profiles.get(1, 500, 300)
+    _, at = profiles.get(1, 500, 300)
     assert len(at) == 200
     assert at.tolist() == sorted(at.tolist())
     late = [(item, at_ms) for (item, _), at_ms in got(profiles, 1, 500, 300) if item != 1]
