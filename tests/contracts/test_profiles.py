@@ -137,6 +137,14 @@ def test_the_most_recent_are_kept_however_many_come(make: Make) -> None:
     holds()
 
 
+def test_one_of_the_last_millisecond_kept_is_still_known(make: Make) -> None:
+    profiles = make(1, 1000)
+    for offset, b in enumerate([(1, 1, 1, 1), (1, 2, 5, 1), (1, 3, 5, 1)]):
+        assert put(profiles, offset, b)
+    assert not put(profiles, 3, (1, 2, 5, 1))
+    assert got(profiles, 1, 100, 100) == [([3, 2**64 - 3], 5)]
+
+
 def test_a_late_one_finds_its_place_however_far_back(make: Make) -> None:
     profiles = make(200, 10_000)
     for offset, at_ms in enumerate(range(2, 402, 2)):
