@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream.events import Version
+from stream.log import Offsets
 from trainer.keymap import KeyMap
 
 
@@ -32,6 +34,8 @@ class Update:
     """``[n, d]``."""
     tombstones: NDArray[np.uint64]
     dense: dict[str, NDArray[Any]]
+    place: Offsets = field(default_factory=dict)
+    """Where the model log goes on behind it."""
 
 
 class Held(NamedTuple):
@@ -46,7 +50,44 @@ class Held(NamedTuple):
 
 
 class GapError(RuntimeError):
-    """An update does not follow on what the index holds; a whole publication is needed."""
+    """An update lies ahead of what the index holds; one from further back or a whole one is needed."""
+
+
+def check_follows(update: Update, held: Version | None, who: str) -> None:
+    """Whether an update that is newer may be applied to what is held.
+
+    What changed since an older Version holds what changed since ``held``, so an update may reach back further
+    than it must. It must not begin later, nor in another epoch.
+
+    Raises
+    ------
+    GapError
+        If it may not.
+    """
+    since = update.since
+    if since is None:
+        return
+    if held is None or since > held or not since.epoch == held.epoch == update.version.epoch:
+        raise GapError(f"{who}: expected an update since {held}, got one since {since} to {update.version}")
+
+
+def latest_start(spans: Sequence[tuple[Version | None, Version]], held: Version | None) -> int | None:
+    """Which of the updates ``(since, version)``, oldest first, is the last that one who holds ``held`` may begin with.
+
+    >>> spans = [(Version(0, 1), Version(0, 2)), (Version(0, 2), Version(0, 3)), (Version(0, 1), Version(0, 4))]
+    >>> latest_start(spans[:2], Version(0, 1)), latest_start(spans, Version(0, 1)), latest_start(spans, Version(0, 0))
+    (0, 2, None)
+    """
+    for i in reversed(range(len(spans))):
+        since, version = spans[i]
+        if (
+            held is not None
+            and since is not None
+            and since <= held < version
+            and since.epoch == version.epoch
+        ):
+            return i
+    return None
 
 
 class Index(Protocol):
@@ -54,22 +95,31 @@ class Index(Protocol):
 
     @property
     def version(self) -> Version | None:
-        """The last Version that was applied whole."""
+        """The last Version that was applied; None for an index that is empty, or that was emptied."""
+
+    @property
+    def place(self) -> Offsets:
+        """The place of the last update; empty for an index that is."""
 
     def apply(self, update: Update) -> int:
         """Write the rows that are newer than what is held; returns how many were. Repeating it changes nothing.
 
+        A whole update replaces everything, and each of its rows counts.
+
         Raises
         ------
         GapError
-            If the update is newer, but not since the Version held.
+            If the update is newer, but begins after the Version held or in another epoch.
         """
 
     def get(self, keys: NDArray[np.uint64]) -> Held:
         """Codes and Versions of keys ``[n]``."""
 
     def since(self, version: Version | None) -> list[Update] | None:
-        """Updates after ``version``, oldest first; None when they are no longer kept, and ``load`` is needed."""
+        """Updates that lead on from ``version``, oldest first; None when ``load`` is needed.
+
+        It is where they are no longer kept, and where a whole publication lies between.
+        """
 
     def load(self) -> Update | None:
         """Everything, as one update; None while the index is empty."""
@@ -95,17 +145,22 @@ class MemoryIndex:
     def version(self) -> Version | None:
         return self._last.version if self._last else None
 
+    @property
+    def place(self) -> Offsets:
+        return self._last.place if self._last else {}
+
     def apply(self, update: Update) -> int:
         if self.version is not None and update.version <= self.version:
             return 0
+        check_follows(update, self.version, "index")
         if update.since is None:
-            self._forget_rows_not_in(update)
-        elif update.since != self.version:
-            raise GapError(f"index: expected an update since {self.version}, got one since {update.since}")
+            self._slots, self._free, self._rows = KeyMap(), [], {}
+            self._updates.clear()
+        else:
+            self._updates.append(update)
         n_written = self._write(update)
         self._remove(update.tombstones)
         self._last = update
-        self._updates.append(update)
         return n_written
 
     def get(self, keys: NDArray[np.uint64]) -> Held:
@@ -122,11 +177,8 @@ class MemoryIndex:
         if version == self.version:
             return []
         updates = list(self._updates)
-        for i in reversed(range(len(updates))):
-            is_newer = version is None or updates[i].version > version
-            if is_newer and updates[i].since in (None, version):
-                return updates[i:]
-        return None
+        start = latest_start([(u.since, u.version) for u in updates], version)
+        return None if start is None else updates[start:]
 
     def load(self) -> Update | None:
         if self._last is None:
@@ -140,6 +192,7 @@ class MemoryIndex:
             at_ms=self._last.at_ms,
             tombstones=np.zeros(0, np.uint64),
             dense=self._last.dense,
+            place=self._last.place,
             **{name: held[name][live] for name in ("keys", "fields", "steps", "codes", "vectors")},
         )
 
@@ -181,8 +234,3 @@ class MemoryIndex:
         self._rows["steps"][slots[there]] = -1
         self._rows["epochs"][slots[there]] = -1
         self._free.extend(slots[there].tolist())
-
-    def _forget_rows_not_in(self, update: Update) -> None:
-        if self._rows:
-            held = self._rows["keys"][self._rows["steps"] >= 0]
-            self._remove(np.setdiff1d(held, update.keys))

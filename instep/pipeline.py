@@ -29,6 +29,7 @@ from trainer.publication import Assembler
 
 log = logging.getLogger(__name__)
 
+
 class _Saved(Struct):
     """What a checkpoint holds besides the model: where everything stands in its input."""
 
@@ -175,7 +176,11 @@ class Pipeline:
         blobs = {"place": msgspec.msgpack.encode(saved), "joiners": msgspec.msgpack.encode(joiners)}
         manifest = {
             "version": self.loop.version,
-            "settings": msgspec.to_builtins(self.settings),
+            "settings": {
+                # what the result depends on; addresses and passwords have no business in a checkpoint
+                part: msgspec.to_builtins(getattr(self.settings, part))
+                for part in ("features", "stream", "model", "trainer")
+            },
             "journal": self.loop.journal,
         }
         keep = self.settings.trainer.keep

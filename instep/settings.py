@@ -112,6 +112,22 @@ class ServiceSettings(Struct, frozen=True, forbid_unknown_fields=True):
     log: Literal["text", "json"] = "text"
 
 
+class RedisSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[redis]: where index and profiles are. May hold a password, so it is neither logged nor saved."""
+
+    url: Annotated[str, Meta(min_length=1)] = "redis://127.0.0.1:6379/0"
+    """``redis://``, ``rediss://`` for TLS, or ``unix://``; user and password may stand in it."""
+    cluster: bool = False
+    prefix: Annotated[str, Meta(pattern=r"^[^{}\s]+$")] = "instep"
+    """Of all keys."""
+    timeout_ms: Ms = 5_000
+    """How long to wait for a connection or an answer, in wall time, each of four times."""
+    keep_updates: Annotated[int, Meta(ge=1, le=10_000)] = 64
+    """How many publications a ranker may be behind before it loads everything."""
+    client: dict[str, str | int | float | bool] = {}
+    """More that redis-py takes: username, password, ssl_ca_certs and so on."""
+
+
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -120,6 +136,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     model: ModelSettings = ModelSettings()
     trainer: TrainerSettings = TrainerSettings()
     service: ServiceSettings = ServiceSettings()
+    redis: RedisSettings = RedisSettings()
 
     @property
     def fields(self) -> Fields:

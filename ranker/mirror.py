@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from indexer.index import GapError, Index, Update
+from indexer.index import Index, Update, check_follows
 from stream.events import Version
 from trainer.model.ctr import Network, Shape
 from trainer.table import EmbeddingTable
@@ -53,12 +53,11 @@ class Mirror:
         Raises
         ------
         GapError
-            If it does not follow on the Version held.
+            If it begins after the Version held or in another epoch.
         """
+        check_follows(update, self.version, "mirror")
         if update.since is None:
             self.table = self._empty()
-        elif update.since != self.version:
-            raise GapError(f"mirror: expected an update since {self.version}, got one since {update.since}")
         slots = self.table.put(update.keys, update.fields, update.vectors, encode=False)
         self.table.codes[slots] = update.codes  # the index's, not our own: what is audited is what is used
         self.table.remove(update.tombstones)

@@ -22,7 +22,13 @@ from stream.log import Fenced, LogError, Unavailable
 OURS = frozenset(
     {
         *("bootstrap_servers", "acks", "enable_idempotence", "transactional_id", "transaction_timeout_ms"),
-        *("group_id", "isolation_level", "auto_offset_reset", "enable_auto_commit", "allow_auto_create_topics"),
+        *(
+            "group_id",
+            "isolation_level",
+            "auto_offset_reset",
+            "enable_auto_commit",
+            "allow_auto_create_topics",
+        ),
         *("key_serializer", "value_serializer", "key_deserializer", "value_deserializer"),
         *("partition_assignment_strategy", "kafka_client"),
     }

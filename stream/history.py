@@ -170,6 +170,17 @@ class History:
         return self._kept
 
     @classmethod
+    def from_columns(
+        cls, keys: NDArray[np.uint64], at_ms: NDArray[np.int64], kinds: NDArray[np.uint64]
+    ) -> History:
+        """The history of behaviours that are in order already: keys ``[n, n_fields]``, the others ``[n]``."""
+        history = cls(keys.shape[1])
+        history._keys.frombytes(keys.tobytes())
+        history._at.frombytes(at_ms.tobytes())
+        history._kinds.frombytes(kinds.tobytes())
+        return history
+
+    @classmethod
     def of_blocks(cls, blocks: Mapping[int, bytes], n_fields: int, first: int, end: int) -> History:
         """The history whose behaviours ``first`` to ``end`` are in these blocks, as they were given out last.
 

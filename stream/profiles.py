@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stream.events import Origin
 from stream.history import History
+
+
+class Put(NamedTuple):
+    """A behaviour to add; what its parts are, see `Profiles.put`."""
+
+    user: int
+    origin: Origin
+    keys: Sequence[int]
+    at_ms: int
+    kind: int
 
 
 class Profiles(Protocol):
@@ -23,7 +33,7 @@ class Profiles(Protocol):
         user
             Key of the user.
         origin
-            Where the action stands in the log. One that is not behind the user's last of that partition was
+            Where the action stands in the log. One that is not behind the user's last of its partition was
             applied before and changes nothing, so a log may be read again from anywhere.
         keys
             The item and its features, one key a field.
@@ -35,6 +45,9 @@ class Profiles(Protocol):
         bool
             Whether the sequence has changed.
         """
+
+    def put_many(self, puts: Sequence[Put]) -> list[bool]:
+        """As `put`, one after another."""
 
     def get(self, user: int, at_ms: int, limit: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         """The most recent ``limit`` behaviours strictly before a moment.
@@ -72,14 +85,14 @@ class MemoryProfiles:
         self.n_fields = n_fields
         self.max_history = max_history
         self.ttl_ms = ttl_ms
-        self._users: dict[int, tuple[Origin, History]] = {}
+        self._users: dict[int, tuple[dict[int, Origin], History]] = {}
 
     def put(self, user: int, origin: Origin, keys: Sequence[int], at_ms: int, kind: int) -> bool:
         """See `Profiles.put`."""
-        last, history = self._users.get(user) or (None, History(self.n_fields))
-        if last is not None and last.partition == origin.partition and origin <= last:
+        last, history = self._users.setdefault(user, ({}, History(self.n_fields)))
+        if origin.partition in last and origin <= last[origin.partition]:
             return False
-        self._users[user] = (origin, history)
+        last[origin.partition] = origin
         is_new = history.add(keys, at_ms, kind)
         if len(history) > 2 * self.max_history:
             # whole milliseconds: one of the last kept may come again and must be known
@@ -87,7 +100,11 @@ class MemoryProfiles:
             history.trim(int(at[0]), limit=0)
         return is_new
 
+    def put_many(self, puts: Sequence[Put]) -> list[bool]:
+        """See `Profiles.put_many`."""
+        return [self.put(*one) for one in puts]
+
     def get(self, user: int, at_ms: int, limit: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         """See `Profiles.get`."""
-        _, history = self._users.get(user) or (None, History(self.n_fields))
+        _, history = self._users.get(user, ({}, History(self.n_fields)))
         return history.before(at_ms, min(limit, self.max_history), self.ttl_ms)

@@ -1,0 +1,108 @@
+"""Profiles on Redis: a string a user, to which behaviours are appended. The key is in docs/redis.md.
+
+What was read before comes again after a restart, so the origins up to which a user's behaviours were applied stand in
+the same string and change with it, in one step on the server.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from struct import Struct
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stream.events import Origin
+from stream.history import History
+from stream.profiles import Put
+from stream.redis_client import Client, script
+
+SHARDS = 16
+"""Hash tags over which users are spread: those of one call share a node of a cluster."""
+CALL_PUTS = 64
+"""Behaviours of one call: it holds the server for about a quarter of a millisecond."""
+DAY_MS = 86_400_000
+
+_ORIGIN = Struct("<IQI")
+
+
+class RedisProfiles:
+    """Profiles on a server. Any number of processes write, each the users of its partitions, and read.
+
+    Parameters
+    ----------
+    n_fields
+        Keys of a behaviour.
+    ttl_ms
+        How old a behaviour may be at the moment asked for. A user without a new one for twice that long, and a day, in
+        the server's time is forgotten. No answer needs such a user as long as event time is no more than that behind:
+        whoever replays a log that is older, or stops a product for so long, asks as of then.
+    prefix
+        Of all keys.
+
+    Raises
+    ------
+    Unavailable
+        From every method, if the server does not answer within the client's bounds.
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        n_fields: int,
+        max_history: int = 2_048,
+        ttl_ms: int = 90 * DAY_MS,
+        prefix: str = "instep",
+    ) -> None:
+        self.n_fields = n_fields
+        self.max_history = max_history
+        self.ttl_ms = ttl_ms
+        self._client = client
+        self._prefix = prefix
+        self._row = Struct(f"<q{1 + n_fields}Q")
+        self._script = script("stream", "redis_put.lua")
+
+    def put(self, user: int, origin: Origin, keys: Sequence[int], at_ms: int, kind: int) -> bool:
+        """See `Profiles.put`."""
+        return self.put_many([Put(user, origin, keys, at_ms, kind)])[0]
+
+    def put_many(self, puts: Sequence[Put]) -> list[bool]:
+        """See `Profiles.put_many`. Those of a user are applied in their order; all are durable on return."""
+        shards: defaultdict[int, list[int]] = defaultdict(list)
+        for i, one in enumerate(puts):
+            shards[one.user % SHARDS].append(i)
+        calls = [
+            some[at : at + CALL_PUTS] for some in shards.values() for at in range(0, len(some), CALL_PUTS)
+        ]
+        changed = [False] * len(puts)
+        answers = self._client.calls(self._call([puts[i] for i in call]) for call in calls)
+        for call, answer in zip(calls, answers, strict=True):
+            for i, one in zip(call, answer, strict=True):
+                changed[i] = one == 1
+        return changed
+
+    def get(self, user: int, at_ms: int, limit: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
+        """See `Profiles.get`."""
+        raw = self._client.call("GET", self._key(user))
+        history = History(self.n_fields) if raw is None else self._history(raw)
+        return history.before(at_ms, min(limit, self.max_history), self.ttl_ms)
+
+    def _key(self, user: int) -> str:
+        return f"{{{self._prefix}:{user % SHARDS}}}:user:{user:016x}"
+
+    def _call(self, puts: list[Put]) -> tuple[Any, ...]:
+        lifetime_ms = 2 * self.ttl_ms + DAY_MS
+        head = (self._script, len(puts), *(self._key(one.user) for one in puts))
+        return ("EVAL", *head, self._row.size, self.max_history, lifetime_ms, *self._values(puts))
+
+    def _values(self, puts: list[Put]) -> Iterator[bytes]:
+        for one in puts:
+            yield _ORIGIN.pack(*one.origin)
+            yield self._row.pack(one.at_ms, one.kind, *one.keys)
+
+    def _history(self, raw: bytes) -> History:
+        start = 1 + raw[0] * _ORIGIN.size
+        rows = np.frombuffer(raw, np.uint64, offset=start).reshape(-1, 2 + self.n_fields)
+        return History.from_columns(rows[:, 2:], rows[:, 0].astype(np.int64), rows[:, 1])

@@ -1,0 +1,661 @@
+"""What only a server can show of the index: deaths, interleavings, an emptied server, growth, refusals."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from secrets import token_hex
+from typing import Any
+
+import numpy as np
+import pytest
+
+from indexer import parts
+from indexer.index import GapError, Index, MemoryIndex, Update
+from indexer.redis_index import RedisIndex
+from indexer.redis_rows import MIN_BUCKETS
+from stream import redis_client
+from stream.events import Origin, Version
+from stream.log import Unavailable
+from stream.profiles import MemoryProfiles, Put
+from stream.redis_client import Client, RedisSettingsError
+from stream.redis_profiles import RedisProfiles
+from tests.services.processes import LocalRedis, free_port, local_redis
+
+DIM = 3
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRedis]:
+    """One that may be emptied."""
+    with local_redis(tmp_path_factory.mktemp("own")) as own:
+        yield own
+
+
+@pytest.fixture
+def client(server: LocalRedis) -> Iterator[Client]:
+    one = Client(server.url)
+    one.call("FLUSHALL")
+    yield one
+    one.close()
+
+
+class Died(Exception):
+    """In the place of kill -9."""
+
+
+class Watched(Client):
+    """A client that something happens to before one of its commands, also in the middle of many."""
+
+    def __init__(self, url: str, at: int, event: Callable[[], object]) -> None:
+        self.n_left = 2**62
+        super().__init__(url)
+        self.n_left, self.event = at, event
+
+    def call(self, *command: Any) -> Any:
+        self.n_left -= 1
+        if self.n_left == 0:
+            self.event()
+        return super().call(*command)
+
+    def calls(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
+        some = list(commands)
+        first, self.n_left = self.n_left, self.n_left - len(some)
+        if not 0 < first <= len(some):
+            return super().calls(some)
+        before = super().calls(some[: first - 1])
+        self.event()
+        return before + super().calls(some[first - 1 :])
+
+
+def die() -> None:
+    raise Died
+
+
+def make_update(
+    version: Version, since: Version | None, rows: dict[int, int], gone: Iterable[int] = ()
+) -> Update:
+    """One whose numbers follow from key and step."""
+    keys, steps = np.array(list(rows), np.uint64), np.array(list(rows.values()), np.int64)
+    codes = (keys * np.uint64(2**40) + steps.astype(np.uint64))[:, None]
+    vectors = np.stack([keys.astype(np.float32), steps.astype(np.float32), np.sqrt(keys + steps)], axis=1)
+    return Update(
+        version=version,
+        since=since,
+        at_ms=version.step * 10,
+        keys=keys,
+        fields=(keys % np.uint64(3)).astype(np.uint8),
+        steps=steps,
+        codes=codes,
+        vectors=vectors.astype(np.float32).reshape(-1, DIM),
+        tombstones=np.array(sorted(gone), np.uint64),
+        dense={"w": np.array([version.epoch, version.step], np.float32)},
+        place={0: 100 * version.epoch + version.step},
+    )
+
+
+class Trainer:
+    """An endless chain of updates over some hundred keys, and what an index holds after each."""
+
+    def __init__(self, seed: int, n_keys: int = 400) -> None:
+        self._rng = np.random.default_rng(seed)
+        self._n_keys = n_keys
+        self._rows: dict[int, int] = {}
+        self._oracle = MemoryIndex(keep=1)
+        self.sent: list[Update] = []
+        self.loads: dict[Version | None, Update | None] = {None: None}
+
+    def publish(self, whole: bool = False, new_epoch: bool = False) -> Update:
+        version = self.sent[-1].version if self.sent else None
+        since = None if whole or new_epoch else version
+        epoch, step = version or (0, 0)
+        version = Version(epoch + new_epoch, step + 1)
+        keys = self._rng.choice(np.arange(1, self._n_keys), 80, replace=False).tolist()
+        gone, moved = (set(keys[:20]) if since else set()), keys[20:]
+        self._rows = {k: s for k, s in self._rows.items() if k not in gone} | dict.fromkeys(
+            moved, version.step
+        )
+        rows = self._rows if since is None else dict.fromkeys(moved, version.step)
+        update = make_update(version, since, rows, gone)
+        self._oracle.apply(update)
+        self.sent.append(update)
+        self.loads[version] = self._oracle.load()
+        return update
+
+
+def same(a: Update | None, b: Update | None) -> bool:
+    """Bit for bit."""
+    if a is None or b is None:
+        return a is b
+    arrays = ("keys", "fields", "steps", "codes", "vectors", "tombstones")
+    return (
+        (a.version, a.since, a.at_ms, a.place) == (b.version, b.since, b.at_ms, b.place)
+        and all(getattr(a, n).tobytes() == getattr(b, n).tobytes() for n in arrays)
+        and {k: w.tobytes() for k, w in a.dense.items()} == {k: w.tobytes() for k, w in b.dense.items()}
+    )
+
+
+def follow(follower: MemoryIndex, index: Index) -> None:
+    missed = index.since(follower.version)
+    if missed is None:
+        whole = index.load()
+        assert whole is not None
+        missed = [whole]
+    for update in missed:
+        follower.apply(update)
+
+
+def new(client: Client, prefix: str, keep: int = 64) -> RedisIndex:
+    return RedisIndex(client, prefix, keep)
+
+
+def names(client: Client) -> list[str]:
+    return sorted(key.decode() for key in client.call("KEYS", "*"))
+
+
+KINDS: dict[str, list[dict[str, bool]]] = {
+    "the first": [{"whole": True}],
+    "one that follows": [{"whole": True}, {}, {}],
+    "a whole": [{"whole": True}, {}, {"whole": True}],
+    "a new epoch": [{"whole": True}, {}, {"new_epoch": True}],
+}
+
+
+def cuts(n: int) -> list[int]:
+    """Places to cut n commands at: the first and last of them, and some between."""
+    return sorted({*range(1, min(n, 40) + 1), *range(1, n, 23), *range(max(1, n - 20), n + 1)})
+
+
+def n_commands(server: LocalRedis, prefix: str, update: Update) -> int:
+    counted = Watched(server.url, 2**40, die)
+    new(counted, prefix).apply(update)
+    n = 2**40 - counted.n_left
+    counted.close()
+    return n
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_writer_may_die_before_any_command_and_the_next_one_goes_on(
+    server: LocalRedis, client: Client, kind: str
+) -> None:
+    trainer = Trainer(3)
+    *before, update = [trainer.publish(**how) for how in KINDS[kind]]
+
+    def begin(prefix: str) -> RedisIndex:
+        index = new(client, prefix)
+        for u in before:
+            index.apply(u)
+        return index
+
+    begin("count")
+    n = n_commands(server, "count", update)
+    n_old = 0
+    for at in cuts(n):
+        reader = begin(prefix := f"cut{at}")
+        follower = MemoryIndex()
+        if before:
+            follow(follower, reader)
+        doomed = Watched(server.url, at, die)
+        with pytest.raises(Died):
+            new(doomed, prefix).apply(update)
+        doomed.close()
+        old = before[-1].version if before else None
+        assert reader.version in (old, update.version)
+        n_old += reader.version == old
+        assert same(reader.load(), trainer.loads[reader.version])
+        if reader.version is not None:
+            follow(follower, reader)
+            assert same(follower.load(), trainer.loads[reader.version])
+        new(client, prefix).apply(update)
+        assert (reader.version, reader.place) == (update.version, update.place)
+        assert same(reader.load(), trainer.loads[update.version])
+        held = reader.get(update.keys)
+        assert held.steps.tolist() == update.steps.tolist()
+        assert held.codes.tobytes() == update.codes.tobytes()
+        follow(follower, reader)
+        assert same(follower.load(), trainer.loads[update.version])
+        # nothing is left over but the parts that go by themselves, or nothing is missing either way
+        later = make_update(Version(9, 0), None, {1: 0})
+        new(client, prefix).apply(later)
+        left = [
+            key for key in names(client) if f"{{{prefix}" in key and ":9-" not in key and ":part:" not in key
+        ]
+        assert left == [f"{{{prefix}}}:head", f"{{{prefix}}}:last"]
+        stay = [key for key in names(client) if f"{{{prefix}}}:part:" in key and client.call("TTL", key) < 0]
+        assert stay == []
+    assert n_old > 0
+    assert (
+        n_old < len(cuts(n)) or kind == "the first"
+    )  # of which nothing is left to do after the moment that counts
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_who_loads_while_it_is_written_gets_exactly_one_version(
+    server: LocalRedis, client: Client, seed: int
+) -> None:
+    rng, trainer = np.random.default_rng(seed), Trainer(seed)
+    new(client, "busy").apply(trainer.publish(whole=True))
+    seen = set()
+    for _ in range(12):
+        reader = Watched(server.url, 2**40, die)
+
+        def write() -> None:
+            for _ in range(int(rng.integers(1, 4))):
+                whole = rng.random() < 0.05
+                update = trainer.publish(whole=whole, new_epoch=rng.random() < 0.05)
+                doomed = Watched(server.url, int(rng.integers(1, 60)), die)
+                try:
+                    new(doomed, "busy").apply(update)
+                except Died:
+                    if rng.random() < 0.6:
+                        new(client, "busy").apply(update)
+                    else:  # the update is lost or its rows are half written: the trainer's next one holds everything
+                        doomed.close()
+                        trainer.publish(whole=True)
+                        new(client, "busy").apply(trainer.sent[-1]) if rng.random() < 0.5 else None
+                        break
+                doomed.close()
+            reader.n_left = int(rng.integers(1, 200))  # and again, further on  # noqa: B023
+
+        reader.event, reader.n_left = write, int(rng.integers(1, 250))
+        whole = new(reader, "busy").load()
+        reader.close()
+        assert whole is not None
+        assert same(whole, trainer.loads[whole.version])
+        seen.add(whole.version)
+        if new(client, "busy").version != trainer.sent[-1].version:
+            new(client, "busy").apply(trainer.publish(whole=True))
+    assert len(seen) > 6
+
+
+def test_a_writer_that_was_asleep_cannot_undo_what_another_did(server: LocalRedis, client: Client) -> None:
+    trainer = Trainer(5)
+    first, second, third = (trainer.publish(whole=whole) for whole in (True, False, False))
+    assert set(second.keys.tolist()) & set(third.tombstones.tolist())
+    assert set(second.tombstones.tolist()) & set(third.keys.tolist())
+    new(client, "count").apply(first)
+    n = n_commands(server, "count", second)
+    for at in range(1, n + 1):
+        prefix = f"zombie{at}"
+        new(client, prefix).apply(first)
+
+        def others() -> None:
+            new(client, prefix).apply(second)  # noqa: B023
+            new(client, prefix).apply(third)  # noqa: B023
+
+        asleep = Watched(server.url, at, others)
+        assert new(asleep, prefix).apply(second) >= 0
+        asleep.close()
+        assert same(new(client, prefix).load(), trainer.loads[third.version]), at
+        follower = MemoryIndex()
+        follower.apply(first)
+        follow(follower, new(client, prefix))
+        assert same(follower.load(), trainer.loads[third.version])
+
+
+def test_of_two_writers_of_everything_one_wins_and_nothing_is_left_of_the_other(
+    server: LocalRedis, client: Client
+) -> None:
+    trainer = Trainer(6)
+    update = trainer.publish(whole=True)
+    n = n_commands(server, "count", update)
+    for at in cuts(n):
+        client.call("FLUSHALL")
+        slow = Watched(server.url, at, lambda: new(client, "two").apply(update))
+        new(slow, "two").apply(update)
+        slow.close()
+        assert same(new(client, "two").load(), trainer.loads[update.version])
+        assert len({key.split(":")[2] for key in names(client) if key.startswith("{two:")}) == 1
+
+
+def test_a_writer_that_builds_what_another_clears_away_starts_over(
+    server: LocalRedis, client: Client
+) -> None:
+    trainer = Trainer(16)
+    update = trainer.publish(whole=True)
+    n = n_commands(server, "count", update)
+    n_swept = 4 * MIN_BUCKETS
+    for at in (3, 40, 200, MIN_BUCKETS, n_swept):
+        client.call("FLUSHALL")
+        asleep, wake, awake = threading.Event(), threading.Event(), threading.Event()
+
+        def sleep() -> None:
+            asleep.set()  # noqa: B023
+            assert wake.wait(20)  # noqa: B023
+
+        def wake_the_other() -> None:
+            wake.set()  # noqa: B023
+            awake.wait(0.2)  # noqa: B023
+
+        def write_and_say() -> None:
+            new(builder, "two").apply(update)  # noqa: B023
+            awake.set()  # noqa: B023
+
+        builder = Watched(server.url, n, sleep)  # its last command is the one that counts
+        other = Watched(server.url, at, wake_the_other)
+        thread = threading.Thread(target=write_and_say)
+        thread.start()
+        assert asleep.wait(20)
+        new(other, "two").apply(update)
+        wake.set()
+        thread.join(20)
+        assert not thread.is_alive()
+        builder.close()
+        other.close()
+        assert same(new(client, "two").load(), trainer.loads[update.version])
+
+
+class Twice(Client):
+    """A client all of whose calls are made again, as after an answer that was lost."""
+
+    def call(self, *command: Any) -> Any:
+        super().call(*command)
+        return super().call(*command)
+
+    def calls(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
+        some = list(commands)
+        super().calls(some)
+        return super().calls(some)
+
+
+def test_a_call_whose_answer_was_lost_may_be_made_again(server: LocalRedis, client: Client) -> None:
+    trainer, doubled = Trainer(17), Twice(server.url)
+    index, profiles, others = new(doubled, "twice"), RedisProfiles(doubled, 1), MemoryProfiles(1)
+    for how in (*KINDS["a whole"], *KINDS["a new epoch"]):
+        index.apply(update := trainer.publish(**how))
+        assert same(new(client, "twice").load(), trainer.loads[update.version])
+    for offset in range(30):
+        put = Put(1, Origin(0, offset, 0), [offset % 3], offset * 7 % 13, 1)
+        profiles.put(*put)
+        others.put(*put)
+    assert profiles.get(1, 100, 100)[0].tolist() == others.get(1, 100, 100)[0].tolist()
+    doubled.close()
+
+
+def test_an_emptied_server_is_noticed_and_healed_bit_for_bit(client: Client) -> None:
+    trainer, index = Trainer(7), new(client, "flushed")
+    for update in (trainer.publish(whole=True), trainer.publish(), trainer.publish()):
+        index.apply(update)
+    before = index.load()
+    client.call("FLUSHALL")
+    assert (index.version, index.place, index.load(), index.since(Version(0, 1))) == (None, {}, None, None)
+    assert index.get(np.array([1], np.uint64)).steps.tolist() == [-1]
+    with pytest.raises(GapError):
+        index.apply(trainer.publish())
+    assert before is not None
+    index.apply(replace(before, since=None))
+    assert same(index.load(), before)
+    index.apply(late := replace(trainer.sent[-1], since=before.version))
+    assert same(index.load(), trainer.loads[late.version])
+
+
+@pytest.mark.parametrize("kind", ["the first", "one that follows", "a new epoch"])
+def test_a_server_may_be_emptied_before_any_command_of_an_update(
+    server: LocalRedis, client: Client, kind: str
+) -> None:
+    trainer = Trainer(8)
+    *before, update = [trainer.publish(**how) for how in KINDS[kind]]
+    for u in before:
+        new(client, "count").apply(u)
+    n = n_commands(server, "count", update)
+    whole = trainer.loads[update.version]
+    assert whole is not None
+    for at in cuts(n):
+        client.call("FLUSHALL")
+        for u in before:
+            new(client, "cut").apply(u)
+        struck = Watched(server.url, at, lambda: client.call("FLUSHALL"))
+        try:
+            new(struck, "cut").apply(update)
+        except GapError:
+            assert update.since is not None
+        struck.close()
+        index = new(client, "cut")
+        if index.version is None:
+            index.apply(whole)
+        assert same(index.load(), whole)
+        assert len({key.split(":")[2] for key in names(client) if key.startswith("{cut:")}) == 1
+
+
+def test_a_store_grows_by_itself_and_who_follows_sees_nothing_of_it(client: Client) -> None:
+    index, follower = new(client, "growing"), MemoryIndex()
+    index.apply(make_update(Version(0, 1), None, {}))
+    follow(follower, index)
+    rng, n_loads = np.random.default_rng(0), 0
+    for step in range(2, 10):
+        keys = rng.integers(1, 2**63, 8_000, np.uint64).tolist()
+        index.apply(make_update(Version(0, step), Version(0, step - 1), dict.fromkeys(keys, step)))
+        n_loads += index.since(follower.version) is None
+        follow(follower, index)
+        assert same(index.load(), follower.load())
+    assert n_loads == 0
+    base = index._head().base
+    assert base is not None
+    assert base.n_buckets > MIN_BUCKETS
+    assert {key.split(":")[2] for key in names(client) if key.startswith("{growing:")} == {base.name}
+
+
+def test_the_log_is_bounded_by_number_and_by_bytes(client: Client) -> None:
+    trainer = Trainer(9)
+    updates = [trainer.publish(whole=n == 0) for n in range(10)]
+    n_bytes = sum(map(len, parts.encode(updates[1])))
+    for keep, keep_bytes, expected in ((5, 2**30, 5), (64, int(3.5 * n_bytes), 3), (64, 1, 1)):
+        index = RedisIndex(client, prefix := f"bounded{keep_bytes}", keep, keep_bytes)
+        for update in updates:
+            index.apply(update)
+        followed = [n for n in range(1, 10) if index.since(updates[-1 - n].version) is not None]
+        assert followed == list(range(1, expected + 1))
+        kept = [k for k in names(client) if f"{{{prefix}}}:part:" in k and client.call("TTL", k) < 0]
+        assert len(kept) == 2 * expected
+
+
+def test_a_large_update_comes_in_parts_and_whole(client: Client) -> None:
+    index = new(client, "large")
+    index.apply(make_update(Version(0, 1), None, {}))
+    keys = np.random.default_rng(1).integers(1, 2**63, 60_000, np.uint64).tolist()
+    sent = make_update(Version(0, 2), Version(0, 1), dict.fromkeys(keys, 2))
+    index.apply(sent)
+    missed = index.since(Version(0, 1))
+    assert missed is not None
+    assert same(missed[0], sent)
+    sizes = [client.call("STRLEN", key) for key in names(client) if key.startswith("{large}:part:")]
+    assert len(sizes) > 2
+    assert max(sizes) < 1.1 * 2**20
+
+
+def test_a_restarted_server_has_everything(tmp_path: Path) -> None:
+    trainer = Trainer(10)
+    with local_redis(tmp_path) as own:
+        index = new(one := Client(own.url), "kept")
+        for whole in (True, False, False):
+            index.apply(trainer.publish(whole=whole))
+        own.kill()
+        with pytest.raises(Unavailable, match=r"redis\.url: expected an answer from redis://127\.0\.0\.1"):
+            index.apply(trainer.publish())
+        own.start()
+        assert same(index.load(), trainer.loads[trainer.sent[-2].version])
+        index.apply(trainer.sent[-1])
+        assert same(index.load(), trainer.loads[trainer.sent[-1].version])
+        one.close()
+
+
+def test_a_frozen_server_is_waited_for_so_long_and_no_longer(tmp_path: Path) -> None:
+    trainer = Trainer(11)
+    with local_redis(tmp_path) as own:
+        index = new(one := Client(own.url, timeout_ms=50), "frozen")
+        profiles = RedisProfiles(one, 1)
+        index.apply(trainer.publish(whole=True))
+        own.freeze()
+        with pytest.raises(Unavailable):
+            index.apply(trainer.publish())
+        with pytest.raises(Unavailable):
+            profiles.put(1, Origin(0, 0, 0), [5], 10, 1)
+        own.thaw()
+        # what was sent again and again is applied once
+        assert index.apply(trainer.sent[-1]) >= 0
+        assert same(index.load(), trainer.loads[trainer.sent[-1].version])
+        profiles.put(1, Origin(0, 0, 0), [5], 10, 1)
+        assert profiles.get(1, 11, 9)[0].tolist() == [[5]]
+        one.close()
+
+
+def test_a_cluster_takes_every_call(tmp_path: Path) -> None:
+    trainer, memory = Trainer(12), MemoryProfiles(1)
+    args = ("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no")
+    with local_redis(tmp_path, *args) as own:
+        plain = Client(own.url)
+        plain.call("CLUSTER", "ADDSLOTS", *range(16_384))
+        wait_for(lambda: b"cluster_state:ok" in plain.call("CLUSTER", "INFO"))
+        one = Client(own.url, cluster=True)
+        index, profiles = new(one, "spread", keep=2), RedisProfiles(one, 1)
+        for how in (*KINDS["a new epoch"], {}, {}, {}, {"whole": True}):
+            index.apply(update := trainer.publish(**how))
+            assert same(index.load(), trainer.loads[update.version])
+            assert index.get(update.keys).steps.tolist() == update.steps.tolist()
+        for offset in range(300):
+            put = Put(offset % 50 + 1, Origin(0, offset, 0), [offset], offset % 7, 1)
+            assert profiles.put_many([put]) == memory.put_many([put])
+        for user in range(1, 51):
+            assert profiles.get(user, 100, 100)[0].tolist() == memory.get(user, 100, 100)[0].tolist()
+        one.close()
+        plain.close()
+
+
+def wait_for(condition: Callable[[], bool], within_s: float = 20) -> None:
+    deadline = time.monotonic() + within_s
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+ACL = "+eval +get +set +mget +xrange +xadd +xtrim +unlink +del +copy +persist +expire +pexpire +strlen +getrange"
+ACL += " +setrange +append +exists +info"
+
+
+def test_a_user_with_few_rights_is_enough_and_a_wrong_one_is_told_so(
+    server: LocalRedis, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    secret = token_hex(8)
+    client.call("ACL", "SETUSER", "few", "on", f">{secret}", "~{few*", "-@all", *ACL.split())
+    trainer = Trainer(13)
+    one = Client(server.url, options={"username": "few", "password": secret})
+    index = new(one, "few", keep=1)
+    for how in (*KINDS["a new epoch"], {}, {}, {}):
+        index.apply(trainer.publish(**how))
+    assert same(index.load(), trainer.loads[trainer.sent[-1].version])
+    assert RedisProfiles(one, 1, prefix="few").put(1, Origin(0, 0, 0), [5], 10, 1)
+    with pytest.raises(
+        RedisSettingsError, match=r"redis\.url: expected a user and password that redis://127"
+    ):
+        new(one, "elsewhere").apply(trainer.sent[0])
+    one.close()
+    address = server.url.replace("redis://", "redis://few:wrong-" + secret + "@")
+    for wrong, options in (
+        (address, {}),
+        (server.url, {"username": "nobody", "password": secret}),
+    ):
+        with pytest.raises(RedisSettingsError, match=r"redis\.url: expected a user and password") as caught:
+            Client(wrong, options=options)
+        assert secret not in str(caught.value)
+    assert secret not in caplog.text
+
+
+def test_tls_is_a_matter_of_the_address(tmp_path: Path) -> None:
+    openssl = shutil.which("openssl")
+    assert openssl is not None
+    key, certificate = tmp_path / "key.pem", tmp_path / "certificate.pem"
+    made = ["-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run([openssl, "req", "-x509", *made, *names], check=True, capture_output=True)
+    port = free_port()
+    args = ["--tls-port", str(port), "--tls-auth-clients", "no", "--tls-cert-file", str(certificate)]
+    with local_redis(tmp_path, *args, "--tls-key-file", str(key), "--tls-ca-cert-file", str(certificate)):
+        url = f"rediss://127.0.0.1:{port}/0"
+        one = Client(url, options={"ssl_ca_certs": str(certificate)})
+        trainer, index = Trainer(14), new(one, "tls")
+        index.apply(trainer.publish(whole=True))
+        assert same(index.load(), trainer.loads[index.version])
+        one.close()
+        with pytest.raises(Unavailable, match="certificate"):
+            Client(url)
+
+
+def test_what_cannot_be_used_is_told_with_the_setting(
+    server: LocalRedis, client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(
+        Unavailable, match=r"redis\.url: expected an answer from redis://127\.0\.0\.1:1/0, got"
+    ):
+        Client("redis://ada:secret@127.0.0.1:1/0", timeout_ms=100)
+    with pytest.raises(
+        RedisSettingsError, match=r"redis\.url: expected an address with redis://.*got one with 'http'"
+    ):
+        Client("http://ada:secret@127.0.0.1:1/0")
+    with pytest.raises(RedisSettingsError, match=r"redis\.client: expected options .*pasword"):
+        Client(server.url, options={"pasword": "secret"})
+    monkeypatch.setattr(redis_client, "OLDEST", (99, 1))
+    with pytest.raises(
+        RedisSettingsError, match=r"redis\.url: expected a Redis of version 99\.1 or later, got \d+\.\d+"
+    ):
+        Client(server.url)
+    monkeypatch.undo()
+    client.call("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    Client(server.url).close()
+    client.call("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    assert "expected=noeviction maxmemory_policy=allkeys-lru" in caplog.text
+
+
+def test_a_full_server_is_one_that_may_be_tried_again(client: Client) -> None:
+    trainer, index = Trainer(15), new(client, "full")
+    index.apply(trainer.publish(whole=True))
+    client.call("CONFIG", "SET", "maxmemory", 1)
+    try:
+        with pytest.raises(Unavailable, match="used memory > 'maxmemory'"):
+            index.apply(trainer.publish())
+    finally:
+        client.call("CONFIG", "SET", "maxmemory", 0)
+    index.apply(trainer.sent[-1])
+    assert same(index.load(), trainer.loads[trainer.sent[-1].version])
+
+
+def test_an_append_costs_the_same_however_long_the_sequence_is(client: Client) -> None:
+    profiles = RedisProfiles(client, n_fields=2, max_history=2_000)
+
+    def written() -> int:
+        return int(client.call("INFO", "persistence")["aof_current_size"])
+
+    costs = []
+    for n in (10, 3_000):
+        profiles.put_many([Put(n, Origin(0, i, 0), [i, i], i, 1) for i in range(n)])
+        before = written()
+        for i in range(n, n + 20):
+            assert profiles.put(n, Origin(0, i, 0), [i, i], i, 1)
+        costs.append((written() - before) / 20)
+    assert costs[1] < costs[0] + 8 < 500
+
+
+def test_a_user_outlives_what_can_be_asked_of_it(client: Client) -> None:
+    ttl_ms = 1_000_000
+    profiles = RedisProfiles(client, n_fields=1, ttl_ms=ttl_ms)
+    profiles.put(1, Origin(0, 0, 0), [5], 10, 1)
+    (key,) = names(client)
+    for _ in range(2):
+        assert 2 * ttl_ms < client.call("PTTL", key) <= 2 * ttl_ms + 86_400_000
+        profiles.put(1, Origin(0, 0, 0), [5], 10, 1)
+
+
+def test_a_forgotten_user_is_the_same_when_the_log_is_read_again(client: Client) -> None:
+    profiles = RedisProfiles(client, n_fields=1)
+    puts = [Put(1, Origin(0, i, 0), [i], 100 - 3 * i % 7, 1) for i in range(20)]
+    profiles.put_many(puts)
+    before = client.call("GET", names(client)[0])
+    client.call("FLUSHALL")
+    profiles.put_many(puts)
+    assert client.call("GET", names(client)[0]) == before
