@@ -59,6 +59,12 @@ class Loop:
         ``instep.model``; partition 0 is written, one transaction a publication.
     offsets
         Next samples to read, by partition, for every partition of the topic.
+    published
+        The last Version on the model log. Up to it, steps that are repeated after a restart are not published again.
+    journal
+        Batches that were learned since the publication before; of the checkpoint.
+    on_publish
+        Called before a publication is committed, to write what belongs with it into the same transaction.
     """
 
     def __init__(
@@ -71,20 +77,26 @@ class Loop:
         *,
         epoch: int = 0,
         at_ms: int = 0,
+        published: Version | None = None,
+        journal: Journal | None = None,
         on_step: Callable[[Step], None] | None = None,
+        on_publish: Callable[[], None] | None = None,
+        now_ms: Callable[[], int] = lambda: 0,
     ) -> None:
         self.learner = learner
         self.offsets = dict(offsets)
         self.epoch = epoch
         self.at_ms = at_ms
         """Closing time of the newest sample learned."""
-        self.journal: Journal = []
-        self.published: Version | None = None
+        self.journal: Journal = list(journal or [])
+        self.published = published if published is not None and published.epoch == epoch else None
         self.n_samples = 0
         self._source = source
         self._model = model
         self._rules = rules
         self._on_step = on_step
+        self._on_publish = on_publish
+        self._now_ms = now_ms
         self._batcher = Batcher(offsets, rules.batch_samples, rules.batch_span_ms)
         self._expired_ms = at_ms
         source.seek(self.offsets)
@@ -106,29 +118,20 @@ class Loop:
         return len(records)
 
     def publish(self) -> Version:
-        """Write what changed since the last publication; the first one of a process holds everything."""
-        since = self.published
-        table = self.learner.table
-        slots, tombstones = table.changed_since(since.step if since else -1)
-        publication = Publication(
-            version=self.version,
-            since=since,
-            at_ms=self.at_ms,
-            keys=table.keys[slots],
-            fields=table.fields[slots],
-            steps=table.changed[slots],
-            vectors=table.rows[slots],
-            tombstones=tombstones,
-            dense=self.learner.dense(),
-            offsets=self.offsets,
-            journal=self.journal,
-        )
-        for key, value in encode(publication):
-            self._model.write(0, key, value)
-        self._model.commit()
-        self.published = publication.version
+        """Write what changed since the last publication; the first one of an epoch holds everything."""
+        version = self.version
+        if self.published is None or version > self.published:
+            publication = difference(
+                self.learner, version, self.published, self.at_ms, self.offsets, self.journal, self._now_ms()
+            )
+            for key, value in encode(publication):
+                self._model.write(0, key, value)
+            if self._on_publish is not None:
+                self._on_publish()
+            self._model.commit()
+            self.published = version
         self.journal = []
-        return publication.version
+        return version
 
     def _learn(self, samples: list[Sample], ranges: Ranges) -> None:
         shape = self.learner.config.shape
@@ -155,6 +158,34 @@ class Loop:
         gone = self.learner.table.expire(self.at_ms - self._rules.row_ttl_ms, self.learner.n_steps)
         if np.size(gone):
             log.info("rows expired n_rows=%d", len(gone))
+
+
+def difference(
+    learner: Learner,
+    version: Version,
+    since: Version | None,
+    at_ms: int,
+    offsets: dict[int, int],
+    journal: Journal,
+    wall_ms: int = 0,
+) -> Publication:
+    """What has changed in a model since a Version of the same epoch, or all of it."""
+    table = learner.table
+    slots, tombstones = table.changed_since(since.step if since else -1)
+    return Publication(
+        version=version,
+        since=since,
+        at_ms=at_ms,
+        keys=table.keys[slots],
+        fields=table.fields[slots],
+        steps=table.changed[slots],
+        vectors=table.rows[slots],
+        tombstones=tombstones,
+        dense=learner.dense(),
+        offsets=offsets,
+        journal=journal,
+        wall_ms=wall_ms,
+    )
 
 
 def crossed(before_ms: int, now_ms: int, every_ms: int) -> bool:

@@ -6,7 +6,7 @@ the marker has seen everything, and one that does not drops what it has. The mar
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -18,9 +18,13 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from stream.events import Version
+from stream.log import Record, Source
 
 BLOCK_ROWS = 4096
 """Rows of one block: 0.6 MB at 32 dimensions, below the 1 MB that brokers accept unless told otherwise."""
+
+TAIL = 64
+"""Messages looked at first for the last marker."""
 
 Journal = list[dict[int, tuple[int, int]]]
 """One entry a batch: the offset ranges ``[from, to)`` of ``instep.samples`` that it is made of, by partition."""
@@ -54,6 +58,8 @@ class Publication:
     """Next samples to read."""
     journal: Journal
     """Batches learned since ``since``."""
+    wall_ms: int = 0
+    """Wall time when the newest sample was learned; 0 where no clock is read."""
 
 
 class Marker(Struct, frozen=True):
@@ -66,6 +72,7 @@ class Marker(Struct, frozen=True):
     journal: Journal
     n_blocks: int
     sha256: str
+    wall_ms: int = 0
 
 
 _marker = msgspec.json.Decoder(Marker)
@@ -95,8 +102,32 @@ def encode(publication: Publication) -> list[tuple[bytes, bytes]]:
         publication.journal,
         len(blocks),
         _digest(blocks),
+        publication.wall_ms,
     )
     return [*((b"block", b) for b in blocks), (b"marker", msgspec.json.encode(marker))]
+
+
+def last_version(model: Source) -> Version | None:
+    """The Version that was published last, None if there is none; reads as little of the log's end as it can.
+
+    Parameters
+    ----------
+    model
+        Of partition 0 of ``instep.model``; where it stands afterwards is anywhere.
+    """
+    start, end = model.offsets[0], model.end()[0]
+    n = TAIL
+    while True:
+        model.seek({0: max(start, end - n)})
+        markers = [r.value for r in _until(model, end) if r.key == b"marker"]
+        if markers or n >= end - start:
+            return _marker.decode(markers[-1]).version if markers else None
+        n *= 8
+
+
+def _until(source: Source, end: int) -> Iterator[Record]:
+    while source.offsets[0] < end:
+        yield from source.poll(TAIL)
 
 
 class Assembler:
@@ -141,6 +172,7 @@ def _assemble(marker: Marker, parts: list[Mapping[str, NDArray[Any]]]) -> Public
         dense={name[len("dense.") :]: w for name, w in rest.items() if name.startswith("dense.")},
         offsets=marker.offsets,
         journal=marker.journal,
+        wall_ms=marker.wall_ms,
     )
 
 

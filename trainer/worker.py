@@ -1,0 +1,311 @@
+"""The trainer as a long-lived worker: samples in, publications, predictions and checkpoints out.
+
+Where it stands is in its checkpoint: which samples to read next, and what was learned since the last publication. A
+restart repeats the steps after the checkpoint to the same bits, and publishes only what is not on the model log yet; so
+nothing is learned twice and nothing is published twice, wherever it was killed::
+
+    checkpoint at 0.0120       0.0150 published last, then killed at 0.0157
+         |----- repeated, silent ----|---- repeated, and published at 0.0160 as if nothing had happened
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from stream.cluster import Cluster
+from stream.events import Version
+from stream.kafka import KafkaSink, KafkaSource
+from stream.log import Sink, Source
+from stream.metrics import Metrics
+from trainer import checkpoint
+from trainer.learner import Learner, LearnerConfig
+from trainer.loop import Loop, LoopRules, Step, crossed, difference
+from trainer.publication import Journal, Publication, last_version
+from trainer.scored import Scored, encode_scored
+
+log = logging.getLogger(__name__)
+
+SAMPLES, MODEL, SCORES = "samples", "model", "scores"
+LAG_MS = 1_000
+"""How often, in wall time, to find out how much waits."""
+
+
+@dataclass(frozen=True)
+class TrainerRules:
+    """Everything besides the samples that decides what a trainer does.
+
+    Parameters
+    ----------
+    made_with
+        Settings that a model cannot change in its life, written into checkpoints and compared when one is loaded.
+    checkpoints
+        Folder, or any URL that fsspec knows.
+    checkpoint_ms
+        Event time between checkpoints.
+    """
+
+    config: LearnerConfig
+    loop: LoopRules
+    made_with: Mapping[str, Any]
+    checkpoints: str
+    checkpoint_ms: int = 600_000
+    keep: int = 3
+    capacity: int = 1 << 24
+    poll_records: int = 512
+    """At most so many samples a step."""
+
+
+class _Place(Struct):
+    """Where a checkpoint stands in its input and output."""
+
+    version: Version
+    at_ms: int
+    samples: dict[int, int]
+    """Next samples to learn."""
+    model: int
+    """Next message of the model log behind all that was published up to ``version``, at the latest."""
+    journal: Journal
+    n_samples: int
+    scored: list[tuple[int, Scored]] = []
+    """Predictions that are not on the log yet, with their partitions."""
+
+
+class TrainerWorker:
+    """The one trainer of a model, as a worker of `stream.service`.
+
+    Parameters
+    ----------
+    source
+        ``instep.samples``, all partitions.
+    sink
+        Of `MODEL` first, and of `SCORES`; opening it has fenced any earlier trainer.
+    model
+        A reader of the model log.
+    now_ms
+        Wall time; it travels with publications and decides nothing.
+
+    Raises
+    ------
+    CheckpointError
+        If checkpoints are there but none is whole, they are of other settings or of an epoch that is over; or by
+        ``step`` if one cannot be written.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        sink: Sink,
+        model: Source,
+        rules: TrainerRules,
+        metrics: Metrics,
+        *,
+        now_ms: Callable[[], int],
+        on_step: Callable[[Step], None] | None = None,
+    ) -> None:
+        self._source = source
+        self._sink = sink
+        self._model = model
+        self._rules = rules
+        self._metrics = metrics
+        self._now_ms = now_ms
+        self._on_step = on_step
+        self._lag_at_ms = 0
+        published = last_version(model)
+        found = _latest(rules.checkpoints)
+        if found is None:
+            learner = Learner(rules.config, rules.capacity)
+            place = _Place(Version(0, 0), 0, dict(source.offsets), 0, [], 0)
+        else:
+            learner, place = _resume(found, rules)
+        if published is not None and published.epoch > place.version.epoch:
+            raise checkpoint.CheckpointError(
+                f"{rules.checkpoints}: expected a checkpoint of epoch {published.epoch}, in which the model log "
+                f"is, got {found.name if found else 'none'}"
+            )
+        self.loop = Loop(
+            learner,
+            source,
+            sink,
+            place.samples,
+            rules.loop,
+            epoch=place.version.epoch,
+            at_ms=place.at_ms,
+            published=published,
+            journal=place.journal,
+            on_step=self._stepped,
+            on_publish=self._write_scores,
+            now_ms=now_ms,
+        )
+        self.loop.n_samples = place.n_samples
+        self._scored = [(p, s) for p, s in place.scored if published is None or s.version > published]
+        self._saved = place.version if found else None
+        self._saved_ms = place.at_ms
+        log.info("trainer begins version=%s published=%s", self.loop.version, published)
+
+    @property
+    def not_ready(self) -> str:
+        """See `Worker.not_ready`."""
+        return "" if self.loop.published is not None else "nothing published yet"
+
+    @property
+    def drained(self) -> bool:
+        """See `Worker.drained`."""
+        return not any(self._lag().values())
+
+    def step(self) -> int:
+        """See `Worker.step`."""
+        n = self.loop.poll(self._rules.poll_records)
+        rules = self._rules
+        if crossed(self._saved_ms, self.loop.at_ms, rules.checkpoint_ms):
+            self.save()
+        now_ms = self._now_ms()
+        if now_ms >= self._lag_at_ms + LAG_MS:
+            self._lag_at_ms = now_ms
+            self._tell()
+        return n
+
+    def finish(self) -> None:
+        """See `Worker.finish`. Batches are never cut short, so what waits for its batch is read again."""
+        if self.loop.version != self._saved:
+            self.save()
+
+    def close(self) -> None:
+        """See `Worker.close`."""
+        try:
+            self._sink.close()
+        finally:
+            self._source.close()
+            self._model.close()
+
+    def save(self) -> str:
+        """Write a checkpoint; returns its name."""
+        loop, rules = self.loop, self._rules
+        place = _Place(
+            version=loop.version,
+            at_ms=loop.at_ms,
+            samples=dict(loop.offsets),
+            model=self._model.end()[0],
+            journal=loop.journal,
+            n_samples=loop.n_samples,
+            scored=self._scored,
+        )
+        with self._metrics.timed("instep_checkpoint_seconds"):
+            name = _save(rules, loop.learner, place)
+        self._metrics.touch("instep_last_checkpoint_timestamp_seconds")
+        self._saved, self._saved_ms = loop.version, loop.at_ms
+        log.info("checkpoint written name=%s n_samples=%d", name, loop.n_samples)
+        return name
+
+    def _stepped(self, step: Step) -> None:
+        self._metrics.add("instep_batches_total")
+        self._metrics.add("instep_candidates_total", step.batch.n_candidates)
+        if self.loop.published is None or step.version > self.loop.published:
+            first, p = step.batch.first, step.predicted.p
+            for b, sample in enumerate(step.samples):
+                scored = Scored(
+                    impression=sample.impression,
+                    user=sample.user,
+                    at_ms=sample.at_ms,
+                    closed_ms=sample.closed_ms,
+                    version=step.version,
+                    n_kinds=p.shape[1],
+                    p=p[first[b] : first[b + 1]].tobytes(),
+                    labels=sample.labels,
+                    stage=sample.stage,
+                )
+                self._scored.append((sample.origin.partition, scored))
+        if self._on_step is not None:
+            self._on_step(step)
+
+    def _write_scores(self) -> None:
+        """Put the predictions since the last publication into its transaction."""
+        for partition, scored in self._scored:
+            self._sink.write(partition, scored.user.to_bytes(8, "little"), encode_scored(scored), SCORES)
+        self._metrics.add("instep_records_out_total", len(self._scored), topic=SCORES)
+        self._metrics.add("instep_publications_total")
+        self._scored = []
+        late_s = (self._now_ms() - self.loop.at_ms) / 1000
+        self._metrics.observe("instep_event_latency_seconds", late_s, stage="published")
+
+    def _lag(self) -> dict[int, int]:
+        at = self._source.offsets
+        return {p: end - at[p] for p, end in self._source.end().items()}
+
+    def _tell(self) -> None:
+        metrics, loop = self._metrics, self.loop
+        for partition, n in self._lag().items():
+            metrics.set("instep_lag_records", n, partition=partition)
+        metrics.set("instep_version_epoch", loop.version.epoch)
+        metrics.set("instep_version_step", loop.version.step)
+        metrics.set("instep_table_rows", loop.learner.table.n_rows)
+
+
+def build(
+    cluster: Cluster, rules: TrainerRules, metrics: Metrics, *, partitions: int, now_ms: Callable[[], int]
+) -> TrainerWorker:
+    """The trainer on Kafka."""
+    cluster.check({SAMPLES: partitions, SCORES: partitions, MODEL: 1})
+    sink = KafkaSink(cluster, [MODEL, SCORES], f"{cluster.topic('trainer')}")
+    source = KafkaSource(cluster, SAMPLES)
+    return TrainerWorker(source, sink, KafkaSource(cluster, MODEL), rules, metrics, now_ms=now_ms)
+
+
+def whole(rules: TrainerRules, name: str | None = None) -> tuple[Publication, int] | None:
+    """All of a model as its latest checkpoint has it, and where the model log goes on behind it; None without one."""
+    found = _latest(rules.checkpoints) if name is None else checkpoint.load(rules.checkpoints, name)
+    if found is None:
+        return None
+    learner, place = _resume(found, rules)
+    return difference(learner, place.version, None, place.at_ms, place.samples, []), place.model
+
+
+def rollback(rules: TrainerRules, name: str, published: Version | None) -> Version:
+    """Make an older checkpoint the latest one, in a new epoch; the trainer must not run.
+
+    It learns again what came since, and its first publication is a whole one, which index and rankers turn to.
+
+    Parameters
+    ----------
+    name
+        Of the checkpoint.
+    published
+        The last Version on the model log.
+
+    Returns
+    -------
+    The Version that the trainer begins at.
+    """
+    learner, place = _resume(checkpoint.load(rules.checkpoints, name), rules)
+    newest = checkpoint.load(rules.checkpoints).version
+    place.version = Version(max(newest, published or newest).epoch + 1, place.version.step)
+    place.journal = []
+    _save(rules, learner, place)
+    return place.version
+
+
+def _latest(path: str) -> checkpoint.Checkpoint | None:
+    return checkpoint.load(path) if checkpoint.names(path) else None
+
+
+def _save(rules: TrainerRules, learner: Learner, place: _Place) -> str:
+    manifest = {"version": place.version, "settings": rules.made_with, "journal": place.journal}
+    blobs = {"place": msgspec.msgpack.encode(place)}
+    return checkpoint.save(rules.checkpoints, learner.state(), manifest, blobs, keep=rules.keep)
+
+
+def _resume(found: checkpoint.Checkpoint, rules: TrainerRules) -> tuple[Learner, _Place]:
+    then, now = found.manifest["settings"], rules.made_with
+    for part in now:
+        # as bytes, in which the order of windows counts too: it is that of the labels
+        if msgspec.json.encode(then.get(part)) != msgspec.json.encode(now[part]):
+            raise checkpoint.CheckpointError(
+                f"checkpoint {found.name}: expected the same [{part}] settings as it was made with, got others"
+            )
+    place = msgspec.msgpack.decode(found.blobs["place"], type=_Place)
+    return Learner.restore(rules.config, found.tensors, rules.capacity), place
