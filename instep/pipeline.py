@@ -181,7 +181,7 @@ class Pipeline:
         blobs = {"place": msgspec.msgpack.encode(saved), "joiners": msgspec.msgpack.encode(joiners)}
         manifest = {
             "version": self.loop.version,
-            "settings": msgspec.to_builtins(self.settings),
+            "settings": self.settings.public(),
             "journal": self.loop.journal,
         }
         keep = self.settings.trainer.keep

@@ -22,7 +22,13 @@ from stream.log import Fenced, LogError, Unavailable
 OURS = frozenset(
     {
         *("bootstrap_servers", "acks", "enable_idempotence", "transactional_id", "transaction_timeout_ms"),
-        *("group_id", "isolation_level", "auto_offset_reset", "enable_auto_commit", "allow_auto_create_topics"),
+        *(
+            "group_id",
+            "isolation_level",
+            "auto_offset_reset",
+            "enable_auto_commit",
+            "allow_auto_create_topics",
+        ),
         *("key_serializer", "value_serializer", "key_deserializer", "value_deserializer"),
         *("partition_assignment_strategy", "kafka_client"),
     }
@@ -143,6 +149,7 @@ class Cluster:
             max_block_ms=self.timeout_ms,
             delivery_timeout_ms=max(self.timeout_ms, request_ms + 1_000),
             max_request_size=MAX_RECORD,
+            retry_backoff_ms=20,  # a transaction that begins while the last one ends is told to come again
             **config,
         )
 
@@ -204,7 +211,7 @@ class Cluster:
         if kind is not kafka.KafkaAdminClient:
             ours["metrics_enabled"] = False
         try:
-            return kind(**ours | known | config)
+            return kind(**ours | config | known)
         except BaseException as e:
             for client in started:
                 client.close()
