@@ -27,6 +27,8 @@ app = typer.Typer(
 )
 importing = typer.Typer(help="Turn a public data set into an event log.", no_args_is_help=True)
 app.add_typer(importing, name="import")
+topics = typer.Typer(help="The topics on Kafka.", no_args_is_help=True)
+app.add_typer(topics, name="topics")
 
 LOG_NAME, SETTINGS_NAME = "events.jsonl.gz", "instep.toml"
 
@@ -143,6 +145,31 @@ def movielens(folder: Folder, out: OutFolder, seed: Seed = 0) -> None:
     _write_log(out, lambda path: import_movielens(folder, path, seed), _of_a_sparse_log(features, 16))
 
 
+@topics.command()
+def create(
+    settings: Annotated[
+        Path | None,
+        typer.Option(help=f"The {SETTINGS_NAME} of this folder, if there is one and none is given."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, do nothing.")] = False,
+) -> None:
+    """Make the topics that are missing, and say in what those that are there differ from the settings."""
+    from stream.log import LogError
+    from stream.topics import DECISIVE, create
+
+    chosen = _settings(settings, Path())
+    cluster = chosen.cluster()
+    wrong = []
+    found = create(cluster, chosen.topics(), chosen.kafka.replication, dry_run=dry_run)
+    for name, differs in found.items():
+        made = "would be made" if dry_run else "made"
+        told = made if differs is None else "; ".join(map(str, differs)) or "as it should be"
+        typer.echo(f"{cluster.topic(name)}: {told}")
+        wrong += [f"{cluster.topic(name)}: {d}" for d in differs or () if d.what in DECISIVE]
+    if wrong:
+        raise LogError("kafka.prefix", "expected topics that can be used, got " + ", ".join(wrong))
+
+
 def _of_a_sparse_log(features: list[dict[str, str]], batch_samples: int) -> dict[str, Any]:
     """Settings of a log of days or years with few events an hour: batches wait to be full, nothing expires."""
     from instep.datasets import DAY_MS
@@ -253,12 +280,12 @@ def _expected() -> tuple[type[Exception], ...]:
     from instep.scorebook import ScorebookError
     from instep.settings import SettingsError
     from instep.world import BadWorld
-    from stream.log import LogError
+    from stream.log import LogError, Unavailable
     from trainer.checkpoint import CheckpointError
     from trainer.table import TableFull
 
     of_files = (LogError, BadDataset, CheckpointError, ScorebookError, OSError)
-    return (SettingsError, BadWorld, TooManyDeadError, TableFull, *of_files)
+    return (SettingsError, BadWorld, TooManyDeadError, TableFull, Unavailable, *of_files)
 
 
 def _in_one_line(error: Exception) -> str:
@@ -279,6 +306,7 @@ def _of_usage(error: typer.TyperException) -> str:
 def main() -> None:
     """Entry point: what a person can mend is one line on standard error and exit code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    logging.getLogger("kafka").setLevel(logging.CRITICAL)  # what its errors mean is ours to say, once
     try:
         raise SystemExit(app(standalone_mode=False))
     except typer.Abort:

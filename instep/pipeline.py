@@ -176,11 +176,7 @@ class Pipeline:
         blobs = {"place": msgspec.msgpack.encode(saved), "joiners": msgspec.msgpack.encode(joiners)}
         manifest = {
             "version": self.loop.version,
-            "settings": {
-                # what the result depends on; addresses and passwords have no business in a checkpoint
-                part: msgspec.to_builtins(getattr(self.settings, part))
-                for part in ("features", "stream", "model", "trainer")
-            },
+            "settings": self.settings.public(),
             "journal": self.loop.journal,
         }
         keep = self.settings.trainer.keep

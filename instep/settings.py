@@ -6,7 +6,7 @@ import re
 import tomllib
 from math import isfinite
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 from msgspec import Meta, Struct
@@ -16,6 +16,10 @@ from stream.join import JoinRules
 from trainer.learner import LearnerConfig
 from trainer.loop import LoopRules
 from trainer.model.ctr import Shape
+
+if TYPE_CHECKING:
+    from stream.cluster import Cluster
+    from stream.topics import Topic
 
 Ms = Annotated[int, Meta(ge=1, le=10**12)]
 Ratio = Annotated[float, Meta(gt=0, le=10)]
@@ -85,6 +89,23 @@ class TrainerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Rows that the table may ever hold. Memory is taken as they come."""
 
 
+class KafkaSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[kafka]: the cluster and the topics on it."""
+
+    bootstrap: Annotated[str, Meta(pattern=r"^[^\s,:]+:[0-9]+(,[^\s,:]+:[0-9]+)*$")] = "127.0.0.1:9092"
+    prefix: Annotated[str, Meta(pattern=r"^[A-Za-z0-9._-]+$")] = "instep"
+    replication: Annotated[int, Meta(ge=1, le=100)] = 1
+    retention_ms: Ms = 7 * DAY_MS
+    """Of events, samples, scores and dead records. A worker that was away for longer cannot go on."""
+    model_retention_ms: Ms = 30 * DAY_MS
+    timeout_ms: Annotated[int, Meta(ge=1_000, le=10**7)] = 30_000
+    """How long to wait for an answer."""
+    transaction_timeout_ms: Annotated[int, Meta(ge=1_000, le=10**7)] = 60_000
+    """How long a writer that died can hold up its readers."""
+    client: dict[str, str | bool | int | float] = {}
+    """Passed on to kafka-python: security_protocol, ssl_*, sasl_* ... May be secret: never shown, never saved."""
+
+
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 
 
@@ -135,6 +156,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     stream: StreamSettings = StreamSettings()
     model: ModelSettings = ModelSettings()
     trainer: TrainerSettings = TrainerSettings()
+    kafka: KafkaSettings = KafkaSettings()
     service: ServiceSettings = ServiceSettings()
     redis: RedisSettings = RedisSettings()
 
@@ -183,6 +205,26 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     def loop_rules(self) -> LoopRules:
         t = self.trainer
         return LoopRules(t.batch_samples, t.batch_span_ms, t.publish_ms, t.row_ttl_ms)
+
+    def cluster(self) -> Cluster:
+        """The Kafka cluster. LogError if ``kafka.client`` has what cannot be there."""
+        from stream.cluster import Cluster  # only services need what it imports
+
+        k = self.kafka
+        return Cluster(k.bootstrap, k.prefix, k.client, k.timeout_ms, k.transaction_timeout_ms)
+
+    def topics(self) -> dict[str, Topic]:
+        """What the topics are to be like, by name."""
+        from stream.topics import topics
+
+        k = self.kafka
+        return topics(self.stream.partitions, k.replication, k.retention_ms, k.model_retention_ms)
+
+    def public(self) -> dict[str, Any]:
+        """As plain values, but for what only one installation knows and may be secret."""
+        plain: dict[str, Any] = msgspec.to_builtins(self)
+        del plain["kafka"]
+        return plain
 
     def with_model(self, **changes: Any) -> Settings:
         """The same with other model settings; checked like a file."""
@@ -253,6 +295,12 @@ def _check_together(settings: Settings, where: str) -> None:
             f"at least stream.history_ttl_ms = {stream.history_ttl_ms}",
             trainer.row_ttl_ms,
         ),
+        (
+            "kafka.transaction_timeout_ms",
+            settings.kafka.transaction_timeout_ms > settings.kafka.timeout_ms,
+            f"more than kafka.timeout_ms = {settings.kafka.timeout_ms}",
+            settings.kafka.transaction_timeout_ms,
+        ),
     )
     for setting, ok, expected, got in rules:
         if not ok:
@@ -283,6 +331,8 @@ def _explain(message: str, raw: dict[str, Any]) -> str:
             got = got[int(part)] if isinstance(got, list) else got[part]
         except (KeyError, IndexError, ValueError, TypeError):
             break
+    if path.startswith("kafka.client"):
+        got = "one that is not shown"
     what = re.sub(r", got .*$", "", what)
     if what.startswith("Invalid enum value"):
         what = f"expected one of {', '.join(map(str, _allowed(path)))}"
@@ -293,7 +343,7 @@ def _explain(message: str, raw: dict[str, Any]) -> str:
     missing = re.match(r"Object missing required field `(.*)`", what)
     if missing:
         return f"{path}: expected a field {missing[1]!r}, got {got!r}"
-    return f"{path}: {what[0].lower()}{what[1:]}, got {got!r}"
+    return f"{path}: {what[0].lower()}{what[1:]}, got {got if path.startswith('kafka.client') else repr(got)}"
 
 
 __all__ = ["Settings", "SettingsError", "check", "load"]

@@ -149,6 +149,7 @@ class Cluster:
             max_block_ms=self.timeout_ms,
             delivery_timeout_ms=max(self.timeout_ms, request_ms + 1_000),
             max_request_size=MAX_RECORD,
+            retry_backoff_ms=20,  # a transaction that begins while the last one ends is told to come again
             **config,
         )
 
@@ -210,7 +211,7 @@ class Cluster:
         if kind is not kafka.KafkaAdminClient:
             ours["metrics_enabled"] = False
         try:
-            return kind(**ours | known | config)
+            return kind(**ours | config | known)
         except BaseException as e:
             for client in started:
                 client.close()

@@ -3,7 +3,8 @@
 Where to read on is always told by the caller, never by the cluster: a group's offsets are neither read nor written. One
 transaction holds records of several topics, and whoever opens a sink under a ``transactional_id`` ends what an
 earlier holder of it had begun: its open transaction is aborted, one that it was committing is committed, and it is
-`Fenced` from then on.
+`Fenced` from then on. So open the sink first and then read what was committed: readers see a commit a moment after it
+was made, but all of an earlier holder's before the next is open.
 """
 
 from __future__ import annotations
@@ -50,9 +51,7 @@ class KafkaSource:
         if not set(chosen) <= set(range(n)):
             raise LogError(f"topic {self.topic}", f"expected partitions in 0..{n - 1}, got {chosen}")
         self._at = {p: TopicPartition(self.topic, p) for p in chosen}
-        self._consumer = cluster.consumer(
-            max_partition_fetch_bytes=4 << 20, fetch_max_wait_ms=min(500, cluster.timeout_ms // 4)
-        )
+        self._consumer = cluster.consumer(max_partition_fetch_bytes=4 << 20, fetch_max_wait_ms=100)
         self._consumer.assign(list(self._at.values()))
         try:
             self._seek(self._start())
