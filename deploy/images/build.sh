@@ -26,7 +26,8 @@ build() {
   local name=$1 context=()
   for folder in "${@:2}"; do context+=(-C "$PWD/${folder#"$PWD/"}" .); done
   ! absent "$base" || build_base
-  tar -c "${context[@]}" | DOCKER_BUILDKIT=0 docker build --quiet --build-arg "BASE=$base" --tag "$name" - >/dev/null
+  tar -c "${context[@]}" | DOCKER_BUILDKIT=0 docker build --build-arg "BASE=$base" --tag "$name" - \
+    >build/image.log 2>&1 || { tail -n 20 build/image.log >&2; exit 1; }
   echo "built $name in ${SECONDS} s"
 }
 

@@ -233,6 +233,8 @@ def kafka_settings() -> dict[str, str]:
         "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
         "share.coordinator.state.topic.replication.factor": "1",
         "share.coordinator.state.topic.min.isr": "1",
+        "broker.heartbeat.interval.ms": "300",
+        "broker.session.timeout.ms": "2000",  # so long does a broker that was killed wait for itself to be gone
         "group.initial.rebalance.delay.ms": "0",
         "group.min.session.timeout.ms": "1000",
         "log.cleaner.dedupe.buffer.size": str(16 << 20),
