@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 MINUTES ?= 1
 
-.PHONY: setup demo test check bench results clean
+.PHONY: setup demo test check images bench results clean
 
 setup: .venv/ready
 
@@ -23,6 +23,9 @@ check: setup ## lint, format, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+images: ## stand-ins for the images of Kafka and Redis, where there is no registry; Debian, root
+	deploy/images/build.sh
 
 bench: setup ## what we claim about speed, into build/bench.json
 	$(BIN)/python -m benchmarks

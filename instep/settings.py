@@ -221,10 +221,10 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         return topics(self.stream.partitions, k.replication, k.retention_ms, k.model_retention_ms)
 
     def public(self) -> dict[str, Any]:
-        """As plain values, but for what only one installation knows and may be secret."""
-        plain: dict[str, Any] = msgspec.to_builtins(self)
-        del plain["kafka"]
-        return plain
+        """As plain values what a model depends on: no addresses, and nothing that may be secret."""
+        return {
+            part: msgspec.to_builtins(getattr(self, part)) for part in ("features", "stream", "model", "trainer")
+        }
 
     def with_model(self, **changes: Any) -> Settings:
         """The same with other model settings; checked like a file."""
