@@ -223,7 +223,8 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     def public(self) -> dict[str, Any]:
         """As plain values what a model depends on: no addresses, and nothing that may be secret."""
         return {
-            part: msgspec.to_builtins(getattr(self, part)) for part in ("features", "stream", "model", "trainer")
+            part: msgspec.to_builtins(getattr(self, part))
+            for part in ("features", "stream", "model", "trainer")
         }
 
     def with_model(self, **changes: Any) -> Settings:
