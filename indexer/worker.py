@@ -24,6 +24,7 @@ from trainer.publication import Assembler, Publication
 
 log = logging.getLogger(__name__)
 
+MODEL = "model"
 Whole = Callable[[], tuple[Publication, int] | None]
 """All of the model by its latest checkpoint, and where the model log goes on behind it."""
 POLL = 64

@@ -170,6 +170,73 @@ def create(
         raise LogError("kafka.prefix", "expected topics that can be used, got " + ", ".join(wrong))
 
 
+SettingsFile = Annotated[
+    Path | None, typer.Option(help=f"The {SETTINGS_NAME} of this folder, if there is one and none is given.")
+]
+
+
+@app.command()
+def run(
+    worker: Annotated[str, typer.Argument(help="joiner, profiles, trainer or indexer; or all of them.")],
+    settings: SettingsFile = None,
+    once: Annotated[bool, typer.Option("--once", help="Do what there is to do and leave.")] = False,
+) -> None:
+    """Run a worker, or all of them under one process, on the Kafka and Redis of the settings."""
+    from instep.settings import SettingsError
+    from stream.logs import configure
+
+    chosen = _settings(settings, Path())
+    configure(chosen.service.log == "json")
+    if worker == "all":
+        from instep.supervisor import Supervisor, run_once
+
+        given = ["--settings", str(settings)] if settings else []
+        flags = [*given, *(["--once"] if once else [])]
+        commands = {
+            name: [sys.executable, "-m", "instep.cli", "run", name, *flags]
+            for name in ("joiner", "profiles", "trainer", "indexer")
+        }
+        raise SystemExit(run_once(commands) if once else Supervisor(commands).run())
+    from instep import run as running
+
+    if worker not in running.WORKERS:
+        raise SettingsError(f"run: expected one of {', '.join(running.WORKERS)}, all, got {worker!r}")
+    running.run(chosen, worker, once=once)
+
+
+@app.command()
+def send(
+    log: Annotated[Path, typer.Argument(help="Events: .jsonl[.gz|.zst], .parquet, or a folder of them.")],
+    settings: SettingsFile = None,
+) -> None:
+    """Write an event log to the topic of events, as a product would."""
+    from instep.run import send
+    from stream.files import FileSource
+
+    chosen = _settings(settings, log)
+    source = FileSource(log, chosen.stream.partitions)
+    with _bar(Console(stderr=True)) as bar:
+        task = bar.add_task("send", total=source.bytes_total, note="")
+
+        def show(n: int) -> None:
+            bar.update(task, completed=source.bytes_done, note=f"{n:,} records")
+
+        n = send(chosen, source, show)
+    typer.echo(f"{n:,} records sent")
+
+
+@app.command()
+def rollback(
+    checkpoint: Annotated[str, typer.Argument(help="Name of a checkpoint, as 0.00001500.")],
+    settings: SettingsFile = None,
+) -> None:
+    """Go back to a checkpoint, in a new epoch that index and rankers follow; the trainer must not be running."""
+    from instep.run import rollback
+
+    version = rollback(_settings(settings, Path()), checkpoint)
+    typer.echo(f"the trainer will begin at {version}")
+
+
 def _of_a_sparse_log(features: list[dict[str, str]], batch_samples: int) -> dict[str, Any]:
     """Settings of a log of days or years with few events an hour: batches wait to be full, nothing expires."""
     from instep.datasets import DAY_MS
@@ -320,3 +387,7 @@ def main() -> None:
             raise
         print(f"instep: {_in_one_line(e)}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+if __name__ == "__main__":
+    main()

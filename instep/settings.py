@@ -81,6 +81,8 @@ class TrainerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     batch_span_ms: Ms = 10_000
     publish_ms: Ms = 1_000
     checkpoint_ms: Ms = 600_000
+    checkpoints: Annotated[str, Meta(min_length=1)] = "checkpoints"
+    """Where the trainer as a service keeps them: a folder, or a URL that fsspec knows."""
     keep: Annotated[int, Meta(ge=1, le=1000)] = 3
     """Checkpoints that are kept."""
     row_ttl_ms: Ms = 90 * DAY_MS
@@ -106,6 +108,7 @@ class KafkaSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Passed on to kafka-python: security_protocol, ssl_*, sasl_* ... May be secret: never shown, never saved."""
 
 
+WorkerName = Literal["joiner", "profiles", "trainer", "indexer"]
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 
 

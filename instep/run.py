@@ -1,0 +1,141 @@
+"""The workers as an installation runs them: from settings to a process that is served until it is told to leave."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import get_args
+
+from indexer.redis_index import RedisIndex
+from indexer.worker import MODEL, IndexerWorker
+from instep.settings import Settings, SettingsError, WorkerName
+from stream import joiner
+from stream.files import FileSource
+from stream.kafka import KafkaSource, KafkaWriter
+from stream.metrics import Metrics
+from stream.redis_client import Client
+from stream.service import Worker, now_ms, serve
+from trainer import worker as trainer
+from trainer.model.simhash import make_planes
+from trainer.publication import last_version
+from trainer.worker import TrainerRules
+
+log = logging.getLogger(__name__)
+
+WORKERS: tuple[WorkerName, ...] = get_args(WorkerName)
+"""In the order in which data moves."""
+
+
+def run(settings: Settings, name: WorkerName, *, once: bool = False) -> None:
+    """Serve a worker until SIGTERM, or with ``once`` until its input is drained."""
+    service = settings.service
+    metrics = Metrics(name)
+    builders: dict[str, Callable[[Settings, Metrics], Worker]] = {
+        "joiner": _joiner,
+        "trainer": _trainer,
+        "indexer": _indexer,
+    }
+    serve(
+        partial(builders[name], settings, metrics),
+        metrics,
+        once=once,
+        host=service.host,
+        port=getattr(service.ports, name),
+        stall_s=service.stall_ms / 1000,
+        retry_s=(min(1.0, service.retry_ms / 1000), service.retry_ms / 1000),
+    )
+
+
+def send(settings: Settings, source: FileSource, on_sent: Callable[[int], None]) -> int:
+    """Write an event log to ``instep.events``, as a product would; returns how many records that were."""
+    cluster = settings.cluster()
+    cluster.check({joiner.EVENTS: settings.stream.partitions})
+    writer = KafkaWriter(cluster, joiner.EVENTS)
+    n = 0
+    try:
+        while records := source.poll(1_000):
+            for record in records:
+                writer.write(record.partition, record.key, record.value)
+            n += len(records)
+            on_sent(n)
+        writer.flush()
+    finally:
+        writer.close()
+    return n
+
+
+def rollback(settings: Settings, checkpoint: str) -> str:
+    """Make an older checkpoint the one that the trainer goes on from, in a new epoch; returns its Version."""
+    cluster = settings.cluster()
+    cluster.check({MODEL: 1})
+    model = KafkaSource(cluster, MODEL)
+    try:
+        return str(trainer.rollback(trainer_rules(settings), checkpoint, last_version(model)))
+    finally:
+        model.close()
+
+
+def trainer_rules(settings: Settings) -> TrainerRules:
+    """What the trainer does, by the settings."""
+    public = settings.public()
+    return TrainerRules(
+        config=settings.learner_config(),
+        loop=settings.loop_rules(),
+        made_with={part: public[part] for part in ("features", "stream", "model")},
+        checkpoints=settings.trainer.checkpoints,
+        checkpoint_ms=settings.trainer.checkpoint_ms,
+        keep=settings.trainer.keep,
+        capacity=settings.trainer.capacity,
+        poll_records=settings.service.poll_records,
+    )
+
+
+def _joiner(settings: Settings, metrics: Metrics) -> Worker:
+    n = settings.stream.partitions
+    cluster = settings.cluster()
+    cluster.check({joiner.EVENTS: n, joiner.SAMPLES: n, joiner.STATE: n, joiner.DEAD: n})
+    return joiner.build(
+        cluster,
+        settings.join_rules(),
+        settings.fields,
+        metrics,
+        max_dead=settings.stream.max_dead,
+        poll_records=settings.service.poll_records,
+        now_ms=now_ms,
+    )
+
+
+def _trainer(settings: Settings, metrics: Metrics) -> Worker:
+    return trainer.build(
+        settings.cluster(),
+        trainer_rules(settings),
+        metrics,
+        partitions=settings.stream.partitions,
+        now_ms=now_ms,
+    )
+
+
+def _indexer(settings: Settings, metrics: Metrics) -> Worker:
+    cluster = settings.cluster()
+    cluster.check({MODEL: 1})
+    rules, config = trainer_rules(settings), settings.learner_config()
+    client = redis_client(settings)
+    return IndexerWorker(
+        KafkaSource(cluster, MODEL),
+        RedisIndex(client, settings.redis.prefix, settings.redis.keep_updates),
+        make_planes(config.shape.n_coded, config.shape.dim, config.bits, config.seed),
+        partial(trainer.whole, rules),
+        metrics,
+        now_ms=now_ms,
+        on_close=client.close,
+    )
+
+
+def redis_client(settings: Settings) -> Client:
+    """A connection to the Redis of the settings."""
+    r = settings.redis
+    return Client(r.url, r.cluster, r.timeout_ms, r.client)
+
+
+__all__ = ["WORKERS", "SettingsError", "run", "send"]
