@@ -19,6 +19,10 @@ LetGo = Callable[[frozenset[int]], None]
 """Called with partitions that are to go to another: commit what is whole, and close what writes them."""
 
 
+JOIN_MS = 2_000
+"""How long ``partitions`` may wait while members come or go. It ends when all have asked for theirs."""
+
+
 class Share(Protocol):
     """A worker's share of the partitions."""
 
@@ -86,15 +90,17 @@ class Group:
             group_id=name,
             partition_assignment_strategy=[CooperativeStickyAssignor],
             session_timeout_ms=session_ms,
-            heartbeat_interval_ms=session_ms // 5,
+            heartbeat_interval_ms=min(500, session_ms // 5),
             max_poll_interval_ms=max_idle_ms,
         )
         self._listener.consumer = self._consumer
         self._consumer.subscribe([cluster.topic(topic)], listener=self._listener)
 
     def partitions(self) -> frozenset[int]:
+        # A join that comes to its end while nobody waits for it is begun anew, so there is waiting then.
+        joining = self._consumer._coordinator.need_rejoin()
         try:
-            self._consumer.poll(timeout_ms=0)
+            self._consumer.poll(timeout_ms=JOIN_MS if joining else 0)
         except errors.KafkaError as e:
             self._listener.reraise()
             raise self._cluster.explained(e, f"group {self._name}") from e
