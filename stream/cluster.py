@@ -11,6 +11,7 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import kafka
@@ -193,10 +194,12 @@ class Cluster:
     def _make(self, kind: Any, **config: Any) -> Any:
         """A client of kafka-python; if it cannot be made, nothing of it is left running."""
         known = {name: value for name, value in self.client.items() if name in kind.DEFAULT_CONFIG}
-        started: list[KafkaNetClient] = []
+        started: list[Any] = []
+        failures: list[Exception] = []
 
-        def start(**net: Any) -> KafkaNetClient:
+        def start(**net: Any) -> Any:
             started.append(KafkaNetClient(**net))
+            _watch(started[-1]._manager, failures)
             return started[-1]
 
         ours = {
@@ -210,22 +213,53 @@ class Cluster:
             ours["allow_auto_create_topics"] = False
         if kind is not kafka.KafkaAdminClient:
             ours["metrics_enabled"] = False
+        for name, path in known.items():
+            if name.startswith("ssl_") and name.endswith("file"):
+                _readable(f"kafka.client.{name}", path)
         try:
             return kind(**ours | config | known)
-        except BaseException as e:
+        except Exception as e:
             for client in started:
                 client.close()
             if isinstance(e, errors.KafkaTimeoutError):
-                raise Unavailable(
-                    "kafka.bootstrap", f"expected a broker, got no answer from {self.bootstrap}"
-                ) from e
-            if isinstance(e, errors.KafkaConfigurationError) or not isinstance(
-                e, errors.KafkaError | OSError
-            ):
+                raise self._unanswered(failures) from e
+            if isinstance(e, errors.KafkaConfigurationError) or not isinstance(e, errors.KafkaError):
                 raise LogError("kafka.client", f"expected settings that go together, got: {e}") from e
-            if isinstance(e, errors.KafkaError):
-                raise self.explained(e, "kafka.bootstrap") from e
-            raise LogError("kafka.client", f"expected files that can be read, got: {e}") from e
+            raise self.explained(e, "kafka.bootstrap") from e
+
+    def _unanswered(self, failures: list[Exception]) -> Exception:
+        """What it means that there was no answer while these connections failed."""
+        # A broker hangs up as it says that a password is wrong, and kafka-python then never reads what it said.
+        said = [e for e in failures if not isinstance(e, errors.RequestTimedOutError)]
+        if "sasl_mechanism" in self.client and said and all("disconnected" in str(e) for e in said):
+            return LogError(
+                "kafka.client", f"expected to be let in at {self.bootstrap}, got: it hangs up on our name"
+            )
+        over = f" over {self.client['security_protocol']}" if "security_protocol" in self.client else ""
+        return Unavailable("kafka.bootstrap", f"expected a broker, got no answer from {self.bootstrap}{over}")
+
+
+def _watch(manager: Any, failures: list[Exception]) -> None:
+    """Note why connections of a client fail, and let a refusal end its start: it would try until its time is up."""
+    connect = manager.get_connection
+
+    def watched(node_id: Any, **config: Any) -> Any:
+        refused = [e for e in failures if isinstance(e, _REFUSED)]
+        if refused and str(node_id).startswith("bootstrap"):
+            raise refused[0]
+        connection = connect(node_id, **config)
+        connection.init_future.add_errback(failures.append)
+        return connection
+
+    manager.get_connection = watched
+
+
+def _readable(setting: str, path: Any) -> None:
+    try:
+        with Path(path).open("rb"):
+            pass
+    except OSError as e:
+        raise LogError(setting, f"expected a file that can be read, got {path}: {e.strerror}") from None
 
 
 _KINDS: tuple[Any, ...] = (kafka.KafkaConsumer, kafka.KafkaProducer, kafka.KafkaAdminClient)

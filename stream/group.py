@@ -8,7 +8,7 @@ let go.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Protocol
+from typing import Protocol
 
 from kafka import ConsumerRebalanceListener, TopicPartition, errors
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
@@ -17,6 +17,10 @@ from stream.cluster import Cluster
 
 LetGo = Callable[[frozenset[int]], None]
 """Called with partitions that are to go to another: commit what is whole, and close what writes them."""
+
+
+JOIN_MS = 2_000
+"""How long ``partitions`` may wait while members come or go. It ends when all have asked for theirs."""
 
 
 class Share(Protocol):
@@ -86,19 +90,17 @@ class Group:
             group_id=name,
             partition_assignment_strategy=[CooperativeStickyAssignor],
             session_timeout_ms=session_ms,
-            heartbeat_interval_ms=session_ms // 5,
+            heartbeat_interval_ms=min(500, session_ms // 5),
             max_poll_interval_ms=max_idle_ms,
         )
         self._listener.consumer = self._consumer
         self._consumer.subscribe([cluster.topic(topic)], listener=self._listener)
 
     def partitions(self) -> frozenset[int]:
-        coordinator = self._consumer._coordinator
-        if coordinator._join_task is not None:
-            coordinator._join_task = _Joining(coordinator._join_task)
-            coordinator.rejoin_needed = True
+        # A join that comes to its end while nobody waits for it is begun anew, so there is waiting then.
+        joining = self._consumer._coordinator.need_rejoin()
         try:
-            self._consumer.poll(timeout_ms=0)
+            self._consumer.poll(timeout_ms=JOIN_MS if joining else 0)
         except errors.KafkaError as e:
             self._listener.reraise()
             raise self._cluster.explained(e, f"group {self._name}") from e
@@ -112,16 +114,6 @@ class Group:
             self._listener.reraise()
             raise self._cluster.explained(e, f"group {self._name}") from e
         self._listener.reraise()
-
-
-class _Joining:
-    """A joining under way. What ends between two polls kafka-python 3.0.12 would forget and begin again, for ever."""
-
-    is_done = False
-
-    def __init__(self, task: Any) -> None:
-        self.add_callback = task.add_callback
-        self.add_errback = task.add_errback
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types

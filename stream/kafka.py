@@ -150,6 +150,8 @@ class KafkaSink:
     Unavailable
         If the cluster does not answer, or could not do what was asked. Whether a commit that ends so was made is only
         decided when the next sink of this id is opened, so read what was written again after that.
+
+    After any of these there is nothing to be done with a sink but to close it.
     """
 
     def __init__(self, cluster: Cluster, topics: str | Sequence[str], transactional_id: str) -> None:
@@ -219,10 +221,9 @@ class KafkaSink:
         self._open = False
 
     def _failed(self, error: errors.KafkaError) -> Exception:
-        ours = self._cluster.explained(error, self._where)
-        # What only spoiled this transaction leaves the next one possible, after an abort.
-        self._broken = not self._producer._transaction_manager.has_abortable_error()
-        return ours
+        self._broken = True
+        first = self._producer._transaction_manager.last_error  # later ones only say that there was one
+        return self._cluster.explained(first or error, self._where)
 
 
 class KafkaWriter:
@@ -234,6 +235,8 @@ class KafkaWriter:
         As a `KafkaSink`.
     Unavailable
         By ``write`` and ``flush``: of what was written since the last flush some may be there and some not.
+
+    After any of these there is nothing to be done with a writer but to close it.
     """
 
     def __init__(self, cluster: Cluster, topic: str, *, linger_ms: int = 5) -> None:

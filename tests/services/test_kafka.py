@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -22,7 +22,7 @@ from stream.group import Fixed, Group
 from stream.kafka import KafkaSink, KafkaSource, KafkaWriter
 from stream.log import Fenced, LogError, Record, Unavailable
 from stream.topics import Topic, create, topics
-from tests.services.processes import LocalKafka, free_port, local_kafka
+from tests.services.processes import LocalKafka, fetch_kafka, free_port
 from tests.services.servers import KafkaServer
 
 N = 2
@@ -44,8 +44,23 @@ def until(condition: Callable[[], object], within_s: float = WITHIN_S) -> None:
 def read(source: KafkaSource, n: int) -> list[Record]:
     """The next ``n`` records, and what comes up to the end."""
     records: list[Record] = []
-    until(lambda: records.extend(source.poll(100)) or len(records) >= n and source.offsets == source.end())
+
+    def all_there() -> bool:
+        records.extend(source.poll(100))
+        return len(records) >= n and source.offsets == source.end()
+
+    until(all_there)
     return records
+
+
+def write_and_commit(sink: KafkaSink, value: bytes) -> None:
+    sink.write(0, b"k", value)
+    sink.commit()
+
+
+def write_and_flush(writer: KafkaWriter, value: bytes) -> None:
+    writer.write(0, b"k", value)
+    writer.flush()
 
 
 @pytest.fixture
@@ -72,6 +87,7 @@ def test_offsets_pass_what_ends_a_transaction_so_that_nothing_is_left_to_read(
         sink.write(0, b"k", b"%d" % n)
         sink.commit()
         sink.write(0, b"k", b"lost")
+        sink._producer.flush()
         sink.abort()
     records = read(source, 3)
     until(lambda: source.end()[0] == 12)
@@ -90,12 +106,9 @@ def test_a_newer_sink_of_an_id_fences_the_older_and_ends_what_it_had_begun(
     until(lambda: source.end()[0] == 2)  # the record and the mark that it is aborted
     new.write(0, b"k", b"of the new")
     new.commit()
-    with pytest.raises(Fenced, match="expected to be the only writer, got replaced by a newer one"):
-        old.write(1, b"k", b"of the old")
-        old.commit()
-    with pytest.raises(Fenced):
-        old.write(1, b"k", b"of the old")
-        old.commit()
+    for _ in range(2):  # and stays so
+        with pytest.raises(Fenced, match="expected to be the only writer, got replaced by a newer one"):
+            write_and_commit(old, b"of the old")
     new.write(0, b"k", b"again")
     new.commit()
     assert [r.value for r in read(source, 2)] == [b"of the new", b"again"]
@@ -154,9 +167,7 @@ def test_the_next_process_ends_at_once_what_a_killed_one_left_open(
     assert read(source, 0) == []
 
 
-def test_a_record_that_is_too_large_fails_its_commit_and_no_other(
-    cluster: Cluster, opened: ExitStack
-) -> None:
+def test_a_record_that_is_too_large_fails_its_commit(cluster: Cluster, opened: ExitStack) -> None:
     make(cluster, "small", config={"max.message.bytes": "1000"})
     source = opened.enter_context(closing(KafkaSource(cluster, "small")))
     sink = opened.enter_context(closing(KafkaSink(cluster, "small", cluster.topic("id"))))
@@ -164,10 +175,10 @@ def test_a_record_that_is_too_large_fails_its_commit_and_no_other(
     sink.write(0, b"k", bytes(5_000))
     with pytest.raises(LogError, match=r"expected records within the topic's max\.message\.bytes"):
         sink.commit()
-    sink.abort()
-    sink.write(0, b"k", b"small")
-    sink.commit()
-    assert [r.value for r in read(source, 1)] == [b"small"]
+    sink.close()
+    again = opened.enter_context(closing(KafkaSink(cluster, "small", cluster.topic("id"))))
+    write_and_commit(again, b"after")
+    assert [r.value for r in read(source, 1)] == [b"after"]
 
 
 def test_a_compacted_topic_is_read_from_what_is_left_of_it(cluster: Cluster, opened: ExitStack) -> None:
@@ -238,11 +249,8 @@ def test_a_writer_without_transactions_leaves_no_gaps(cluster: Cluster, opened: 
 def test_what_a_writer_could_not_write_is_an_error_of_its_flush(cluster: Cluster, opened: ExitStack) -> None:
     make(cluster, "small", config={"max.message.bytes": "1000"})
     writer = opened.enter_context(closing(KafkaWriter(cluster, "small")))
-    writer.write(0, b"k", bytes(5_000))
     with pytest.raises(LogError, match=r"expected records within the topic's max\.message\.bytes"):
-        writer.flush()
-    writer.write(0, b"k", b"small")
-    writer.flush()
+        write_and_flush(writer, bytes(5_000))
 
 
 # What a person must mend.
@@ -291,25 +299,74 @@ def test_client_settings_that_are_unknown_or_ours_are_refused_without_their_valu
 def test_client_settings_reach_the_client_and_what_does_not_go_together_is_named(cluster: Cluster) -> None:
     with closing(KafkaSource(replace(cluster, client={"client_id": "me", "linger_ms": 1}), "a")) as source:
         assert source._consumer.config["client_id"] == "me"
-    for wrong in ({"security_protocol": "SSL", "ssl_cafile": "/nowhere.pem"}, {"compression_type": "none"}):
-        with pytest.raises(LogError, match=r"^kafka\.client: expected "):
-            KafkaWriter(replace(cluster, client=wrong), "a")
+    no_file = replace(cluster, client={"security_protocol": "SSL", "ssl_cafile": "/nowhere.pem"})
+    told = r"^kafka\.client\.ssl_cafile: expected a file that can be read, got /nowhere\.pem: No such file"
+    with pytest.raises(LogError, match=told):
+        KafkaWriter(no_file, "a")
+    with pytest.raises(LogError, match=r"^kafka\.client: expected settings that go together, got: .*none"):
+        KafkaWriter(replace(cluster, client={"compression_type": "none"}), "a")
 
 
 # A cluster that goes away and comes back.
 
 
+@dataclass(frozen=True)
+class Own:
+    """A broker to freeze and to kill, and where it asks for a name and a password."""
+
+    server: LocalKafka
+    guarded: str
+
+
 @pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalKafka]:
-    """A broker to freeze and to kill."""
-    with local_kafka(tmp_path_factory.mktemp("own")) as server:
-        yield server
+def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Own]:
+    folder = tmp_path_factory.mktemp("own")
+    server = LocalKafka(folder, fetch_kafka(), "512m")
+    port = free_port()
+    module = "org.apache.kafka.common.security.plain.PlainLoginModule required"
+    file = folder / "server.properties"
+    lines = file.read_text().splitlines()
+    lines = [
+        f"{line},GUARDED://127.0.0.1:{port}" if line.startswith("listeners=") else line for line in lines
+    ]
+    lines = [line for line in lines if not line.startswith("listener.security.protocol.map")] + [
+        "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,GUARDED:SASL_PLAINTEXT",
+        "listener.name.guarded.sasl.enabled.mechanisms=PLAIN",
+        f'listener.name.guarded.plain.sasl.jaas.config={module} user_ada="right";',
+    ]
+    file.write_text("\n".join(lines) + "\n")
+    try:
+        server.start()
+        yield Own(server, f"127.0.0.1:{port}")
+    finally:
+        server.kill()
 
 
-def test_a_frozen_broker_is_unavailable_and_all_goes_on_when_it_thaws(
-    own: LocalKafka, opened: ExitStack
-) -> None:
-    cluster = Cluster(own.bootstrap, f"k-{uuid.uuid4().hex}", timeout_ms=2_000, transaction_timeout_ms=60_000)
+def test_credentials_pass_through_and_wrong_ones_are_an_error_that_does_not_show_them(own: Own) -> None:
+    name = {"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "PLAIN", "sasl_plain_username": "ada"}
+    right = Cluster(
+        own.guarded, f"k-{uuid.uuid4().hex}", {**name, "sasl_plain_password": "right"}, timeout_ms=5_000
+    )
+    make(right, "a")
+    right.check({"a": N})
+    with (
+        closing(KafkaSink(right, "a", right.topic("id"))) as sink,
+        closing(KafkaSource(right, "a")) as source,
+    ):
+        write_and_commit(sink, b"v")
+        assert [r.value for r in read(source, 1)] == [b"v"]
+    wrong = replace(right, client={**name, "sasl_plain_password": "wrong"})
+    with pytest.raises(
+        LogError, match=rf"^kafka\.client: expected to be let in at {own.guarded}, got: "
+    ) as told:
+        wrong.check({"a": N})
+    assert "wrong" not in str(told.value)
+
+
+def test_a_frozen_broker_is_unavailable_and_all_goes_on_when_it_thaws(own: Own, opened: ExitStack) -> None:
+    cluster = Cluster(
+        own.server.bootstrap, f"k-{uuid.uuid4().hex}", timeout_ms=2_000, transaction_timeout_ms=60_000
+    )
     make(cluster, "a")
     sink = opened.enter_context(closing(KafkaSink(cluster, "a", cluster.topic("id"))))
     source = opened.enter_context(closing(KafkaSource(cluster, "a")))
@@ -319,21 +376,20 @@ def test_a_frozen_broker_is_unavailable_and_all_goes_on_when_it_thaws(
     assert [r.value for r in read(source, 1)] == [b"before"]
     sink.write(0, b"k", b"in doubt")
     sink._producer.flush()
-    own.freeze()
+    own.server.freeze()
     try:
         started_s = time.monotonic()
         with pytest.raises(Unavailable):
             sink.commit()
         with pytest.raises(Unavailable):
             until(lambda: source.poll(10))
-        writer.write(0, b"k", b"v")
         with pytest.raises(Unavailable):
-            writer.flush()
+            write_and_flush(writer, b"v")
         with pytest.raises(Unavailable, match=r"^kafka\.bootstrap: expected a broker, got no answer from"):
             KafkaSink(cluster, "a", cluster.topic("id"))
         assert time.monotonic() - started_s < 20
     finally:
-        own.thaw()
+        own.server.thaw()
     again = opened.enter_context(closing(KafkaSink(cluster, "a", cluster.topic("id"))))
     fresh = opened.enter_context(closing(KafkaSource(cluster, "a", [0])))
     before = [r.value for r in read(fresh, 1)]  # what was in doubt is decided, and stays so
@@ -344,17 +400,19 @@ def test_a_frozen_broker_is_unavailable_and_all_goes_on_when_it_thaws(
     assert b"after" in [r.value for r in read(source, 2)]  # a reader need not be made anew
 
 
-def test_after_a_restart_of_the_broker_all_can_be_built_anew(own: LocalKafka, opened: ExitStack) -> None:
-    cluster = Cluster(own.bootstrap, f"k-{uuid.uuid4().hex}", timeout_ms=4_000, transaction_timeout_ms=60_000)
+def test_after_a_restart_of_the_broker_all_can_be_built_anew(own: Own, opened: ExitStack) -> None:
+    cluster = Cluster(
+        own.server.bootstrap, f"k-{uuid.uuid4().hex}", timeout_ms=4_000, transaction_timeout_ms=60_000
+    )
     make(cluster, "a")
     sink = opened.enter_context(closing(KafkaSink(cluster, "a", cluster.topic("id"))))
     sink.write(0, b"k", b"committed")
     sink.commit()
     sink.write(0, b"k", b"not committed")
-    own.kill()
+    own.server.kill()
     with pytest.raises(Unavailable):
         sink.commit()
-    own.start()
+    own.server.start()
     again = opened.enter_context(closing(KafkaSink(cluster, "a", cluster.topic("id"))))
     again.write(0, b"k", b"after")
     again.commit()
@@ -366,64 +424,79 @@ def test_after_a_restart_of_the_broker_all_can_be_built_anew(own: LocalKafka, op
 
 
 class Member:
-    """Somebody who works on partitions, and writes down what happens."""
+    """Somebody who asks for partitions again and again, and writes down what happens."""
 
     def __init__(self, cluster: Cluster, name: str, events: list[tuple[str, str, int]]) -> None:
         self.name, self.events = name, events
         self.held: frozenset[int] = frozenset()
-        self.group = Group(cluster, "a", cluster.topic("g"), self.let_go, session_ms=6_000)
+        self.raised: Exception | None = None
+        self._group = Group(cluster, "a", cluster.topic("g"), self.let_go, session_ms=6_000)
+        self._leave = threading.Event()
+        self._thread = threading.Thread(target=self._work)
+        self._thread.start()
 
     def let_go(self, gone: frozenset[int]) -> None:
         self.events += [("-", self.name, p) for p in sorted(gone)]
         self.held -= gone
 
-    def work(self) -> frozenset[int]:
-        mine = self.group.partitions()
-        self.events += [("+", self.name, p) for p in sorted(mine - self.held)]
-        self.held = mine
-        return mine
+    def close(self) -> None:
+        self._leave.set()
+        self._thread.join(WITHIN_S)
+        assert not self._thread.is_alive()
+
+    def _work(self) -> None:
+        try:
+            while not self._leave.wait(0.005):
+                mine = self._group.partitions()
+                self.events += [("+", self.name, p) for p in sorted(mine - self.held)]
+                self.held = mine
+        except Exception as e:
+            self.raised = e
+        finally:
+            self._group.close()
 
 
-def test_members_come_and_go_and_a_partition_is_let_go_before_another_has_it(cluster: Cluster) -> None:
-    make(cluster, "many", partitions=4)
+def test_members_come_and_go_and_a_partition_is_let_go_before_another_has_it(
+    cluster: Cluster, opened: ExitStack
+) -> None:
     events: list[tuple[str, str, int]] = []
-    shared = replace(cluster, prefix=cluster.prefix)
-    first = Member(shared, "first", events)
-    until(lambda: len(first.work()) == N)
-    second = Member(shared, "second", events)
-    until(lambda: (len(first.work()), len(second.work())) == (1, 1))
-    assert first.held | second.held == {0, 1}
-    [moved] = second.held
+    first = opened.enter_context(closing(Member(cluster, "first", events)))
+    until(lambda: len(first.held) == N)
+    second = opened.enter_context(closing(Member(cluster, "second", events)))
+    until(lambda: len(second.held) == 1)
+    [moved], kept = second.held, first.held
+    assert kept == {0, 1} - {moved}
     assert events == [("+", "first", 0), ("+", "first", 1), ("-", "first", moved), ("+", "second", moved)]
-    kept = first.held
-    second.group.close()
-    until(lambda: len(first.work()) == N)
+    second.close()
+    until(lambda: len(first.held) == N)
     assert events[4:] == [
         ("-", "second", moved),
         ("+", "first", moved),
     ]  # and what was kept was never touched
-    assert kept < first.held
-    first.group.close()
+    first.close()
     assert events[6:] == [("-", "first", 0), ("-", "first", 1)]
+    assert (first.raised, second.raised) == (None, None)
+
+
+class Careless(Member):
+    """A member whose transactions are fenced when it is to let go."""
+
+    def let_go(self, gone: frozenset[int]) -> None:
+        self.held -= gone
+        if not self._leave.is_set():
+            self._leave.set()
+            raise Fenced("too late")
 
 
 def test_what_goes_wrong_in_letting_go_is_raised_where_the_partitions_were_asked_for(
-    cluster: Cluster,
+    cluster: Cluster, opened: ExitStack
 ) -> None:
-    def let_go(gone: frozenset[int]) -> None:
-        raise Fenced("gone")
-
-    first = Group(cluster, "a", cluster.topic("g"), let_go, session_ms=6_000)
-    until(lambda: len(first.partitions()) == N)
-    second = Group(cluster, "a", cluster.topic("g"), lambda gone: None, session_ms=6_000)
-    try:
-        with pytest.raises(Fenced, match=r"^gone$"):
-            until(lambda: (first.partitions(), second.partitions())[0] == frozenset())
-        with pytest.raises(Fenced, match=r"^gone$"):
-            first.close()
-        until(lambda: len(second.partitions()) == N)
-    finally:
-        second.close()
+    first = opened.enter_context(closing(Careless(cluster, "first", [])))
+    until(lambda: len(first.held) == N)
+    second = opened.enter_context(closing(Member(cluster, "second", [])))
+    until(lambda: len(second.held) == N)
+    first.close()
+    assert isinstance(first.raised, Fenced)
 
 
 def test_a_fixed_share_stays_until_it_is_closed() -> None:
@@ -448,7 +521,7 @@ def test_topics_are_made_once_and_compared_from_then_on(kafka: KafkaServer) -> N
     cluster.check({name: 1 if name == "model" else 3 for name in wanted})
     other = create(cluster, topics(4, 2, 60_000, 5_000), 2)
     assert {name: [str(d) for d in differs or ()] for name, differs in other.items()} == {
-        **dict.fromkeys(wanted, ["partitions is 3, expected 4", "replication is 1, expected 2"]),
+        **{name: ["partitions is 3, expected 4", "replication is 1, expected 2"] for name in wanted},
         "model": ["replication is 1, expected 2", "retention.ms is 120000, expected 5000"],
     }
     with pytest.raises(
@@ -475,11 +548,11 @@ def test_the_command_makes_topics_and_exits_2_if_their_partitions_differ(
         return ended.value.code, out.splitlines(), err
 
     names = [f"{prefix}.{name}" for name in ("events", "samples", "joiner", "scores", "model", "dead")]
-    assert run(2, 1_000, "--dry-run") == (0, [f"{name}: would be made" for name in names], "")
-    assert run(2, 1_000) == (0, [f"{name}: made" for name in names], "")
-    assert run(2, 1_000) == (0, [f"{name}: as it should be" for name in names], "")
+    assert run(2, 1_000, "--dry-run") == (None, [f"{name}: would be made" for name in names], "")
+    assert run(2, 1_000) == (None, [f"{name}: made" for name in names], "")
+    assert run(2, 1_000) == (None, [f"{name}: as it should be" for name in names], "")
     code, out, err = run(2, 2_000)
-    assert (code, out[0], err) == (0, f"{names[0]}: retention.ms is 1000, expected 2000", "")
+    assert (code, out[0], err) == (None, f"{names[0]}: retention.ms is 1000, expected 2000", "")
     code, out, err = run(3, 1_000)
     assert (code, out[0]) == (2, f"{names[0]}: partitions is 2, expected 3")
     assert err.startswith(
