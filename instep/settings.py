@@ -104,6 +104,33 @@ class KafkaSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Passed on to kafka-python: security_protocol, ssl_*, sasl_* ... May be secret: never shown, never saved."""
 
 
+Port = Annotated[int, Meta(ge=0, le=65_535)]
+
+
+class Ports(Struct, frozen=True, forbid_unknown_fields=True):
+    """Where each worker answers for its health; 0 takes a free port, which is logged."""
+
+    joiner: Port = 9461
+    profiles: Port = 9462
+    trainer: Port = 9463
+    indexer: Port = 9464
+
+
+class ServiceSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[service]: what runs around each worker. Times are wall time."""
+
+    host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
+    """Where the workers answer for their health."""
+    ports: Ports = Ports()
+    poll_records: Annotated[int, Meta(ge=1, le=1_000_000)] = 2_000
+    """At most so many records a step, which is one transaction for each partition."""
+    stall_ms: Ms = 60_000
+    """A step that takes longer makes the worker unhealthy."""
+    retry_ms: Ms = 30_000
+    """The longest wait before a worker whose Kafka or Redis is away tries again; the first is a second."""
+    log: Literal["text", "json"] = "text"
+
+
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -112,6 +139,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     model: ModelSettings = ModelSettings()
     trainer: TrainerSettings = TrainerSettings()
     kafka: KafkaSettings = KafkaSettings()
+    service: ServiceSettings = ServiceSettings()
 
     @property
     def fields(self) -> Fields:
