@@ -197,7 +197,7 @@ class Pipeline:
                 )
         saved = msgspec.msgpack.decode(found.blobs["place"], type=_Saved)
         self.learner = Learner.restore(self._config, found.tensors, self.settings.trainer.capacity)
-        snapshots = msgspec.msgpack.decode(found.blobs["joiners"], type=dict[int, dict[str, bytes]])
+        snapshots = msgspec.msgpack.decode(found.blobs["joiners"], type=dict[int, dict[bytes, bytes]])
         rules, fields = self.settings.join_rules(), self.settings.fields
         self.joiners = {p: Joiner.restore(rules, fields, p, s) for p, s in snapshots.items()}
         counts = self.counts()

@@ -11,6 +11,12 @@ sequence cannot change any more then, whatever comes, so they do not depend on h
 Samples leave in the order of ``closed_ms``, then of their impressions' offsets. Where the watermark enters
 another ``tick_ms`` a Tick with the watermark follows: every sample after it has a greater ``closed_ms``, and
 under the policy ``window`` none before it has.
+
+The state is kept outside under keys of bytes, which serve as keys of a compacted topic::
+
+    b""                              the partition: clock, watermark, next offset, counts
+    b"u" + user                      the user's head
+    b"h" + number, 4 bytes + user    a block of the user's history
 """
 
 from __future__ import annotations
@@ -19,6 +25,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
+from struct import Struct as Layout
 from typing import Literal
 
 import msgspec
@@ -104,6 +111,23 @@ class _PartitionState(Struct, array_like=True):
     counts: dict[str, int]
 
 
+_NUMBER = Layout(">I")
+
+
+def _block_key(name: str, n: int) -> bytes:
+    return b"h" + _NUMBER.pack(n) + name.encode()
+
+
+def _by_user(state: Mapping[bytes, bytes]) -> dict[str, tuple[bytes, dict[int, bytes]]]:
+    """The head and the blocks of each user."""
+    blocks: dict[str, dict[int, bytes]] = {}
+    for key, raw in state.items():
+        if key[:1] == b"h":
+            blocks.setdefault(key[5:].decode(), {})[_NUMBER.unpack_from(key, 1)[0]] = raw
+    names = {key: key[1:].decode() for key in state if key[:1] == b"u"}
+    return {name: (state[key], blocks.get(name, {})) for key, name in names.items()}
+
+
 class Joiner:
     """The state of one partition, and what each record makes of it.
 
@@ -139,6 +163,7 @@ class Joiner:
         self._counts = Counter({"in": 0, "pending": 0})
         self._users: dict[str, UserState] = {}
         self._touched: set[str] = set()
+        self._gone: set[bytes] = set()  # what may be kept of users who are forgotten
         self._closing: list[tuple[int, int, str, str]] = []  # closed_ms, offset, user, impression
         self._giving_up: list[tuple[int, str, str]] = []  # at_ms of a waiting action, user, impression
         self._idle: list[tuple[int, str]] = []  # when to look whether a user is gone; one entry a user
@@ -290,60 +315,83 @@ class Joiner:
                 self._touched.add(name)
         while self._idle and self._idle[0][0] <= watermark:
             _, name = heappop(self._idle)
-            self._users[name].trim(watermark)
-            if (due_ms := self._users[name].due_ms()) is not None:
+            user = self._users[name]
+            user.trim(watermark)
+            self._touched.add(name)
+            if (due_ms := user.due_ms()) is not None:
+                user.look_ms = due_ms
                 heappush(self._idle, (due_ms, name))
             else:
                 del self._users[name]
-                self._touched.add(name)
+                self._gone.update(_block_key(name, n) for n in user.history.kept_blocks)
         if watermark >= 0 and watermark // self.rules.tick_ms > before // self.rules.tick_ms:
             out.append(Tick(watermark))
 
-    def _new_user(self, name: str) -> UserState:
-        return UserState(name, len(self.fields.item), self.rules.max_history, self.rules.history_ttl_ms)
+    def _new_user(self, name: str, look_ms: int = 0) -> UserState:
+        rules = self.rules
+        return UserState(name, len(self.fields.item), rules.max_history, rules.history_ttl_ms, look_ms)
 
     def _user(self, name: str, at_ms: int) -> UserState:
         """The user's state, which is about to change; made when first needed."""
         self._touched.add(name)
         if (user := self._users.get(name)) is None:
-            user = self._users[name] = self._new_user(name)
+            user = self._users[name] = self._new_user(name, at_ms)
             heappush(self._idle, (at_ms, name))
         return user
 
-    def snapshot(self) -> dict[str, bytes]:
-        """The whole state: each user's under the user's id, the partition's under ``""``."""
-        return {"": self._encode()} | {name: self._encode_user(name) or b"" for name in self._users}
+    def snapshot(self) -> dict[bytes, bytes]:
+        """The whole state by its keys."""
+        state = {b"": self._encode()}
+        for name, user in self._users.items():
+            user.trim(self.watermark_ms)
+            state[b"u" + name.encode()] = user.encode()
+            state |= {_block_key(name, n): raw for n, raw in user.history.blocks().items()}
+        return state
 
-    def changes(self) -> dict[str, bytes | None]:
-        """What has changed in the snapshot since this was asked last; None for a user who is forgotten.
+    def changes(self) -> dict[bytes, bytes | None]:
+        """What has changed in the snapshot since this was asked last; None for what is to go.
 
-        Laid over an earlier snapshot it gives one from which the joiner goes on in the same way.
+        Laid over an earlier snapshot it gives one from which the joiner goes on in the same way. However long
+        histories are, an event changes a block or two, and what is open.
         """
-        touched, self._touched = self._touched, set()
-        return {"": self._encode()} | {name: self._encode_user(name) for name in sorted(touched)}
+        changed: dict[bytes, bytes | None] = dict.fromkeys(sorted(self._gone))
+        for name in sorted(self._touched):
+            key = name.encode()
+            if (user := self._users.get(name)) is None:
+                changed[b"u" + key] = None
+                continue
+            user.trim(self.watermark_ms)
+            changed[b"u" + key] = user.encode()
+            for n, raw in user.history.changed_blocks().items():
+                changed[b"h" + _NUMBER.pack(n) + key] = raw
+        self._touched, self._gone = set(), set()
+        changed[b""] = self._encode()
+        return changed
 
     @classmethod
-    def restore(cls, rules: JoinRules, fields: Fields, partition: int, state: Mapping[str, bytes]) -> Joiner:
+    def restore(
+        cls, rules: JoinRules, fields: Fields, partition: int, state: Mapping[bytes, bytes]
+    ) -> Joiner:
         """A joiner that goes on where the one was that made the snapshot.
 
         Raises
         ------
         ValueError
-            If it was made with other fields, label kinds or policy.
+            If it was made with other fields, label kinds or policy, or is not whole.
         """
         joiner = cls(rules, fields, partition)
-        kept = msgspec.msgpack.decode(state[""], type=_PartitionState)
+        kept = msgspec.msgpack.decode(state[b""], type=_PartitionState)
         if kept.joined_as != joiner._joined_as:
             raise ValueError(f"joiner state: expected {joiner._joined_as}, got {kept.joined_as}")
         joiner.clock_ms, joiner.next_offset = kept.clock_ms, kept.next_offset
         joiner.watermark_ms = max(kept.watermark_ms, joiner.clock_ms - rules.lateness_ms - 1)
         joiner._counts.update(kept.counts)
-        for name in filter(None, state):
+        for name, (head, blocks) in _by_user(state).items():
             user = joiner._users[name] = joiner._new_user(name)
-            user.load(state[name])
+            user.load(head, blocks)
             joiner._closing += [(o.closed_ms, o.offset, name, o.id) for o in user.open.values()]
             joiner._giving_up += [(w.at_ms, name, i) for i, ws in user.waiting.items() for w in ws]
-            joiner._idle.append((user.due_ms() or 0, name))
+            joiner._idle.append((user.look_ms, name))
         heapify(joiner._closing)
         heapify(joiner._giving_up)
         heapify(joiner._idle)
@@ -352,12 +400,6 @@ class Joiner:
     @property
     def _joined_as(self) -> list[str]:
         return [*self.fields.item, "|", *self.fields.side, "|", *self._column, "|", self.rules.policy]
-
-    def _encode_user(self, name: str) -> bytes | None:
-        if (user := self._users.get(name)) is None:
-            return None
-        user.trim(self.watermark_ms)
-        return user.encode()
 
     def _encode(self) -> bytes:
         clock = (self.clock_ms, self.watermark_ms, self.next_offset)

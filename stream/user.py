@@ -1,9 +1,12 @@
-"""What the joiner remembers of one user: open impressions, actions that wait for one, and the history."""
+"""What the joiner remembers of one user: open impressions, actions that wait for one, and the history.
+
+Outside it is kept as a head and the blocks of the history, so that an event changes little of it.
+"""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import nan
 
 import msgspec
@@ -86,14 +89,16 @@ def open_impression(
     )
 
 
-class _Packed(Struct, array_like=True):
+class _Head(Struct, array_like=True):
     open: list[Open]
     waiting: dict[str, list[Waiting]]
-    history: bytes
+    first: int
+    end: int
+    look_ms: int
 
 
 _packer = msgspec.msgpack.Encoder()
-_unpacker = msgspec.msgpack.Decoder(_Packed)
+_unpacker = msgspec.msgpack.Decoder(_Head)
 
 
 class UserState:
@@ -102,12 +107,14 @@ class UserState:
     ``max_history`` and ``ttl_ms`` bound what a sample sees of the history; see `History.before`.
     """
 
-    __slots__ = ("history", "key", "max_history", "open", "ttl_ms", "waiting")
+    __slots__ = ("history", "key", "look_ms", "max_history", "open", "ttl_ms", "waiting")
 
-    def __init__(self, name: str, n_fields: int, max_history: int, ttl_ms: int) -> None:
+    def __init__(self, name: str, n_fields: int, max_history: int, ttl_ms: int, look_ms: int = 0) -> None:
         self.key = key_of("user", name)
         self.max_history = max_history
         self.ttl_ms = ttl_ms
+        self.look_ms = look_ms
+        """The watermark at which to look whether anything is left."""
         self.open: dict[str, Open] = {}
         self.waiting: dict[str, list[Waiting]] = {}
         self.history = History(n_fields)
@@ -153,12 +160,15 @@ class UserState:
         return max(due, default=None)
 
     def encode(self) -> bytes:
-        """All of it as bytes."""
-        return _packer.encode(_Packed(list(self.open.values()), self.waiting, self.history.encode()))
+        """The head: all but the behaviours."""
+        history = self.history
+        head = _Head(list(self.open.values()), self.waiting, history.first, history.end, self.look_ms)
+        return _packer.encode(head)
 
-    def load(self, raw: bytes) -> None:
-        """Become what `encode` wrote. Raises ValueError if that had other item fields."""
-        packed = _unpacker.decode(raw)
-        self.open = {o.id: o for o in packed.open}
-        self.waiting = packed.waiting
-        self.history = History.decode(packed.history, self.history.n_fields)
+    def load(self, head: bytes, blocks: Mapping[int, bytes]) -> None:
+        """Become what `encode` and the history's blocks say. Raises ValueError if that is not whole."""
+        kept = _unpacker.decode(head)
+        self.open = {o.id: o for o in kept.open}
+        self.waiting = kept.waiting
+        self.look_ms = kept.look_ms
+        self.history = History.of_blocks(blocks, self.history.n_fields, kept.first, kept.end)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream import history as module
 from stream.history import History
 
 Behaviour = tuple[tuple[int, int], int, int]
@@ -15,6 +19,14 @@ keys = st.tuples(st.sampled_from([1, 2**63, 2**64 - 1]), st.integers(0, 1))
 behaviours = st.lists(st.tuples(keys, st.integers(0, 12), st.integers(1, 2)), max_size=25)
 steadily = settings(deadline=None, derandomize=True)
 limits, ttls = st.integers(1, 6), st.integers(1, 12)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_blocks() -> Iterator[None]:
+    """So that a few behaviours make several."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "BLOCK", 3)
+        yield
 
 
 def history_of(added: list[Behaviour]) -> History:
@@ -90,28 +102,82 @@ def test_trimming_leaves_only_what_an_answer_can_need(
     assert history.trim(from_ms, limit, ttl_ms) == 0
 
 
-@steadily
-@given(behaviours, behaviours)
-def test_a_decoded_history_goes_on_like_the_one_encoded(
-    added: list[Behaviour], later: list[Behaviour]
+moves = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), behaviours),
+        st.tuples(st.just("trim"), st.integers(0, 14)),
+        st.tuples(st.sampled_from(["keep", "keep all", "restart"]), st.none()),
+    ),
+    max_size=12,
+)
+
+
+@given(moves, limits, ttls)
+@settings(steadily, max_examples=300)
+def test_kept_blocks_with_what_changed_laid_over_are_the_history(
+    moves: list[Any], limit: int, ttl_ms: int
 ) -> None:
-    history = history_of(added)
-    copy = History.decode(history.encode(), n_fields=2)
-    assert [copy.add(*b) for b in later] == [history.add(*b) for b in later]
-    assert copy.encode() == history.encode()
+    was, kept = History(n_fields=2), dict[int, bytes]()
+    oldest_ms = 0  # what a history was trimmed to is not added to any more
+    for move, what in [*moves, ("keep", None)]:
+        if move == "add":
+            for b in what:
+                if b[1] >= oldest_ms:
+                    was.add(*b)
+        elif move == "trim":
+            oldest_ms = max(oldest_ms, what)
+            was.trim(oldest_ms, limit, ttl_ms)
+        elif move == "keep all":
+            kept = was.blocks()
+        else:
+            for n, raw in was.changed_blocks().items():
+                kept.pop(n, None) if raw is None else kept.update({n: raw})
+        copy = (
+            History.of_blocks(kept, 2, was.first, was.end) if move in ("keep", "keep all", "restart") else was
+        )
+        assert seen(copy, 99) == seen(was, 99)
+        assert copy.blocks() == was.blocks()
+        if move == "restart":
+            was = copy
+    assert kept.keys() == was.blocks().keys()
+    assert len(kept) <= len(was) / 3 + 2
 
 
-@steadily
-@given(behaviours, st.data())
-def test_a_history_that_is_not_whole_is_refused(added: list[Behaviour], data: st.DataObject) -> None:
-    raw = history_of(added).encode()
+def test_one_more_behaviour_changes_the_newest_block_alone() -> None:
+    history = history_of([((1, n), n, 1) for n in range(10)])
+    assert list(history.changed_blocks()) == [0, 1, 2, 3]
+    assert history.changed_blocks() == {}
+    history.add((1, 1), 10, 1)
+    assert list(history.changed_blocks()) == [3]
+    history.add((2, 2), 4, 1)  # late: those after it get other numbers
+    assert list(history.changed_blocks()) == [1, 2, 3]
+    history.trim(8, limit=4)  # behaviours 0 to 4
+    assert history.changed_blocks() == {0: None}
+    history.trim(99, limit=0)
+    assert history.changed_blocks() == {1: None, 2: None, 3: None}
+
+
+@pytest.fixture
+def blocks() -> dict[int, bytes]:
+    return history_of([((1, n), n, 1) for n in range(8)]).blocks()
+
+
+def test_blocks_that_are_not_whole_are_refused(blocks: dict[int, bytes]) -> None:
+    for n in blocks:
+        with pytest.raises(ValueError, match=f"history: expected blocks 0 to 2, got none {n}"):
+            History.of_blocks({i: raw for i, raw in blocks.items() if i != n}, 2, 0, 8)
+        for size in range(len(blocks[n])):
+            with pytest.raises(ValueError, match="history: expected"):
+                History.of_blocks(blocks | {n: blocks[n][:size]}, 2, 0, 8)
     with pytest.raises(ValueError, match="history: expected"):
-        History.decode(raw[: data.draw(st.integers(0, len(raw) - 1))], n_fields=2)
+        History.of_blocks(blocks, 2, 0, 9)
+    with pytest.raises(ValueError, match="history: expected"):
+        History.of_blocks(blocks | {1: blocks[2]}, 2, 0, 8)
 
 
-def test_a_history_of_other_fields_is_refused() -> None:
+def test_blocks_of_other_fields_are_refused(blocks: dict[int, bytes]) -> None:
     with pytest.raises(ValueError, match="expected 3 keys a behaviour, got 2"):
-        History.decode(History(n_fields=2).encode(), n_fields=3)
+        History.of_blocks(blocks, 3, 0, 8)
 
 
 def test_what_was_given_out_does_not_change() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stream import history
 from stream.events import (
     Action,
     Candidate,
@@ -46,6 +47,15 @@ LATEST = 12_000
 
 steadily = settings(deadline=None, derandomize=True, max_examples=40)
 thoroughly = settings(steadily, max_examples=120)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_blocks() -> Iterator[None]:
+    """So that histories of a few behaviours have several."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(history, "BLOCK", 2)
+        yield
+
 
 # ---- logs
 
@@ -310,23 +320,94 @@ def test_a_restart_from_a_snapshot_goes_on_the_same(
     log += flush()[:5]
     steady = restarted = Joiner(rules, FIELDS, 0)
     steady = Joiner(rules, FIELDS, 0)
-    compacted: dict[str, bytes] = {}
+    kept: dict[bytes, bytes] = {}
     for record in records(log):
         assert restarted.apply(record) == steady.apply(record)
         if data.draw(st.booleans(), label="commit"):
-            for name, raw in restarted.changes().items():
-                if raw is None:
-                    compacted.pop(name, None)
-                else:
-                    compacted[name] = raw
-            how = data.draw(st.sampled_from(["go on", "from a snapshot", "from changes"]), label="then")
-            if how == "from a snapshot":
+            lay_over(kept, restarted.changes())
+            then = data.draw(
+                st.sampled_from(["go on", "keep all anew", "from all", "from changes"]), label="then"
+            )
+            if then == "keep all anew":
+                kept = restarted.snapshot()
+            elif then == "from all":
                 restarted = Joiner.restore(rules, FIELDS, 0, restarted.snapshot())
-            elif how == "from changes":
-                restarted = Joiner.restore(rules, FIELDS, 0, compacted)
+            elif then == "from changes":
+                restarted = Joiner.restore(rules, FIELDS, 0, kept)
             assert restarted.counts == steady.counts
-            assert restarted.snapshot().keys() == steady.snapshot().keys()
-            assert dict(restarted.snapshot()) == dict(steady.snapshot())
+            assert restarted.snapshot() == steady.snapshot()
+            assert Joiner.restore(rules, FIELDS, 0, kept).snapshot() == steady.snapshot()
+
+
+def lay_over(kept: dict[bytes, bytes], changes: dict[bytes, bytes | None]) -> None:
+    """What a compacted topic does."""
+    for key, raw in changes.items():
+        if raw is None:
+            kept.pop(key, None)
+        else:
+            kept[key] = raw
+
+
+@steadily
+@given(logs(), st.data())
+def test_nothing_is_kept_of_users_who_are_long_gone(log: list[Event], data: st.DataObject) -> None:
+    joiner = Joiner(RULES, FIELDS, 0)
+    kept: dict[bytes, bytes] = {}
+    for record in records([*log, *flush()]):
+        joiner.apply(record)
+        then = data.draw(st.sampled_from(["go on", "go on", "keep", "keep all anew"]), label="then")
+        if then == "keep":
+            lay_over(kept, joiner.changes())
+        elif then == "keep all anew":
+            lay_over(kept, joiner.changes())
+            kept = joiner.snapshot()
+    lay_over(kept, joiner.changes())
+    assert kept == joiner.snapshot()
+    assert list(kept) == [b""]
+
+
+@pytest.mark.parametrize("user", ["", "h\0\0\0\0", "\0", "ü\n", "u" * 512])
+def test_a_user_may_have_any_name(user: str) -> None:
+    names = [f"{user}x", f"u{user}", f"h{user}", f"h\0\0\0\0{user}"]
+    joiner = Joiner(RULES, FIELDS, 0)
+    for record in records(click(1_000 + n, None, user=name) for name in names for n in range(5)):
+        joiner.apply(record)
+    kept: dict[bytes, bytes] = {}
+    lay_over(kept, joiner.changes())
+    assert kept == joiner.snapshot()
+    assert Joiner.restore(RULES, FIELDS, 0, kept).snapshot() == joiner.snapshot()
+
+
+@pytest.mark.parametrize("policy", ["window", "eager"])
+def test_what_an_event_changes_does_not_grow_with_the_history(
+    policy: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "BLOCK", 32)
+    most_bytes = {}
+    for n_behaviours in (100, 500, 4_000):
+        rules = replace(RULES, max_history=n_behaviours, history_ttl_ms=10**9, policy=policy)
+        joiner = Joiner(rules, FIELDS, 0)
+        for record in records(click(1_000 + n, None, item=f"n{n}") for n in range(2 * n_behaviours)):
+            joiner.apply(record)
+        joiner.changes()
+        [user] = joiner._users.values()
+        assert len(user.history) >= n_behaviours
+        most = 0
+        for n in range(3 * history.BLOCK):
+            now = 1_000 + 2 * n_behaviours + 4 * n
+            events: list[Event] = [
+                impression(n, "ada", now, "ab"),
+                click(now + 1, f"i{n}"),
+                click(now - 2, None),
+            ]
+            for event in events:
+                joiner.apply(Record(0, joiner.next_offset, b"", encode_event(event)))
+                sizes = [len(key) + len(raw or b"") for key, raw in joiner.changes().items()]
+                most = max(most, sum(sizes))
+        most_bytes[n_behaviours] = most
+    # 70 ms of impressions are open; 15 ms of behaviours may have to make room
+    assert max(most_bytes.values()) < 20 * 250 + 3 * history.BLOCK * 32 + 500, most_bytes
+    assert max(most_bytes.values()) < 1.05 * min(most_bytes.values()), most_bytes
 
 
 @steadily
@@ -602,7 +683,7 @@ def test_nothing_is_remembered_of_users_who_are_long_gone(log: list[Event]) -> N
     for record in records([*log, *flush()]):
         joiner.apply(record)
     assert joiner.n_users == 0
-    assert list(joiner.snapshot()) == [""]
+    assert list(joiner.snapshot()) == [b""]
     assert joiner.counts["pending"] == 0
 
 

@@ -46,7 +46,11 @@ def test_names_follow_the_conventions_of_prometheus() -> None:
 
 def test_every_listed_metric_can_be_used_as_listed() -> None:
     metrics = Metrics("trainer")
-    use: dict[str, Callable[..., None]] = {"counter": metrics.add, "gauge": metrics.set, "histogram": metrics.observe}
+    use: dict[str, Callable[..., None]] = {
+        "counter": metrics.add,
+        "gauge": metrics.set,
+        "histogram": metrics.observe,
+    }
     for metric in METRICS:
         use[metric.kind](metric.name, 2, **dict.fromkeys(metric.labels, "x"))
     page = metrics.page().decode()
