@@ -17,6 +17,8 @@ from msgspec import Struct
 from indexer.index import MemoryIndex
 from indexer.refresh import refresh
 from instep.settings import Settings
+from stream.dead import TooManyDeadError as TooManyDeadError
+from stream.dead import check_dead
 from stream.events import Version, encode_sample
 from stream.join import Dead, Joiner
 from stream.log import MemoryLog, Record, Source
@@ -26,14 +28,6 @@ from trainer.loop import Loop, Step, crossed
 from trainer.publication import Assembler
 
 log = logging.getLogger(__name__)
-
-DEAD_AT_LEAST = 1_000
-"""Dead records before their share can stop the loop."""
-
-
-class TooManyDeadError(RuntimeError):
-    """So much of the log cannot be used that learning from the rest would be wrong."""
-
 
 class _Saved(Struct):
     """What a checkpoint holds besides the model: where everything stands in its input."""
@@ -218,13 +212,8 @@ class Pipeline:
     def _bury(self, dead: Dead) -> None:
         self.dead[dead.reason] += 1
         self.last_dead = dead
-        n_dead = self.dead.total()
-        n_in = sum(j.counts["in"] for j in self.joiners.values()) if n_dead >= DEAD_AT_LEAST else 0
-        if n_dead >= DEAD_AT_LEAST and n_dead > self.settings.stream.max_dead * n_in:
-            raise TooManyDeadError(
-                f"events {dead.partition}:{dead.offset}: expected at most {self.settings.stream.max_dead:.0%} unusable "
-                f"records, got {n_dead} of {n_in}; the last: {dead.detail}"
-            )
+        n_in = sum(joiner.n_in for joiner in self.joiners.values())
+        check_dead(dead, self.dead.total(), n_in, self.settings.stream.max_dead)
 
     def _stepped(self, step: Step) -> None:
         self.n_candidates += step.batch.n_candidates

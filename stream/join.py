@@ -173,6 +173,16 @@ class Joiner:
         return len(self._users)
 
     @property
+    def n_in(self) -> int:
+        """Records taken in."""
+        return self._counts["in"]
+
+    @property
+    def n_dead(self) -> int:
+        """Records that could not be used."""
+        return sum(n for name, n in self._counts.items() if name.startswith("dead."))
+
+    @property
     def counts(self) -> dict[str, int]:
         """Records in (``in``), and each of them once as ``pending`` or under what became of it.
 

@@ -138,6 +138,7 @@ def test_kept_blocks_with_what_changed_laid_over_are_the_history(
         assert seen(copy, 99) == seen(was, 99)
         assert copy.blocks() == was.blocks()
         if move == "restart":
+            assert copy.changed_blocks() == {}
             was = copy
     assert kept.keys() == was.blocks().keys()
     assert len(kept) <= len(was) / 3 + 2
