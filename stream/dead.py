@@ -31,9 +31,9 @@ def check_dead(last: Dead, n_dead: int, n_in: int, max_dead: float) -> None:
 
     Examples
     --------
-    >>> check_dead(Dead("schema", "schema 9", 0, 7, b"?"), 1_200, 4_000, 0.2)
+    >>> check_dead(Dead("schema", "schema", 0, 7, b"?"), 1_200, 4_000, 0.2)
     Traceback (most recent call last):
-    stream.dead.TooManyDeadError: events 0:7: expected at most 20% unusable records, got 1200 of 4000; the last: schema 9
+    stream.dead.TooManyDeadError: events 0:7: expected at most 20% unusable records, got 1200 of 4000; the last: schema
     """
     if n_dead >= AT_LEAST and n_dead > max_dead * n_in:
         raise TooManyDeadError(

@@ -119,6 +119,11 @@ class JoinerWorker:
         self._share = logs.share(self._let_go)
 
     @property
+    def partitions(self) -> frozenset[int]:
+        """Those that are being joined."""
+        return frozenset(self._hosts)
+
+    @property
     def not_ready(self) -> str:
         """See `Worker.not_ready`."""
         if self._reading is not None:
@@ -291,7 +296,7 @@ class _Host:
                     self._write(record.key, msgspec.json.encode(out), DEAD)
                 else:
                     value = encode_sample(out)
-                    write(partition, record.key, value, SAMPLES)
+                    write(partition, record.key, value)
                     n_samples += 1
                     n_sample_bytes += len(record.key) + len(value)
         self.written[SAMPLES] = (n_samples, n_sample_bytes)

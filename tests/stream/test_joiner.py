@@ -1,0 +1,236 @@
+"""The joiner's worker; what it must do on any log. The services' tests run the same on Kafka."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import msgspec
+import pytest
+
+from stream import joiner
+from stream.events import Sample, decode_sample
+from stream.join import Dead, Joiner
+from stream.joiner import DEAD, SAMPLES, STATE, JoinerWorker
+from stream.log import LogError, Record, Unavailable
+from stream.metrics import Metrics
+from tests.stream.joining import (
+    FIELDS,
+    NOW_MS,
+    RULES,
+    Failing,
+    MemoryWorld,
+    N,
+    TooManyDeadError,
+    World,
+    Written,
+    joined,
+    laid_over,
+    recorded,
+    until_all_own,
+    until_drained,
+    value,
+    worker_of,
+)
+
+NewWorld = Callable[[], World]
+RECORDS = recorded(150)
+
+
+@pytest.fixture
+def new_world() -> NewWorld:
+    return MemoryWorld
+
+
+def check(world: World, records: tuple[Record, ...] = RECORDS) -> None:
+    """That the logs hold what the pure joiners make, once each and in order, and the state goes on from there."""
+    expected, joiners = joined(records)
+    assert world.read(SAMPLES) == expected[SAMPLES]
+    dead: Written = [
+        [(key, msgspec.json.decode(raw, type=Dead).value) for key, raw in written]
+        for written in world.read(DEAD)
+    ]
+    assert dead == expected[DEAD]
+    for p, written in enumerate(world.read(STATE)):
+        restored = Joiner.restore(RULES, FIELDS, p, laid_over(written))
+        assert restored.snapshot() == joiners[p].snapshot()
+
+
+def test_the_recorded_log_has_everything_in_it() -> None:
+    made, joiners = joined(RECORDS)
+    counts = {name for j in joiners for name in j.counts}
+    assert {"used.label", "used.impression", "duplicate.action", "late.action", "dead.undecodable"} <= counts
+    found = [decode_sample(raw) for written in made[SAMPLES] for _, raw in written]
+    assert any(isinstance(s, Sample) and len(s.sequence_at) > 8 * 30 for s in found)
+    assert made[DEAD][0]
+
+
+def test_a_worker_writes_what_the_pure_joiner_makes(new_world: NewWorld) -> None:
+    world = new_world()
+    world.append(RECORDS)
+    worker = worker_of(world.logs(range(N)))
+    until_drained(worker)
+    worker.finish()
+    worker.close()
+    check(world)
+
+
+@pytest.mark.parametrize("poll_records", [37, 5_000])
+def test_a_restart_goes_on_where_the_last_worker_was(new_world: NewWorld, poll_records: int) -> None:
+    world = new_world()
+    for n in range(0, len(RECORDS), 400):
+        world.append(RECORDS[n : n + 400])
+        worker = worker_of(world.logs(range(N)), poll_records=poll_records)
+        until_drained(worker)
+        worker.close()
+    check(world)
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 8])
+def test_what_was_not_committed_is_done_again(new_world: NewWorld, n: int) -> None:
+    world = new_world()
+    world.append(RECORDS)
+    worker = worker_of(Failing(world.logs(range(N)), n), poll_records=200)
+    with pytest.raises(Unavailable):
+        until_drained(worker)
+    worker.close()
+    worker = worker_of(world.logs(range(N)))
+    until_drained(worker)
+    worker.close()
+    check(world)
+
+
+def test_workers_hand_partitions_over(new_world: NewWorld) -> None:
+    world = new_world()
+    of_first, of_second = Metrics("first"), Metrics("second")
+    third = len(RECORDS) // 3
+    world.append(RECORDS[:third])
+    first = worker_of(world.logs(), of_first)
+    until_drained(first)
+    second = worker_of(world.logs(), of_second)
+    until_all_own(first, second)
+    assert not first.partitions & second.partitions
+    world.append(RECORDS[third : 2 * third])
+    until_drained(first, second)
+    first.close()
+    world.append(RECORDS[2 * third :])
+    until_all_own(second)
+    until_drained(second)
+    second.close()
+    check(world)
+    n_in = [
+        value(m, f'instep_records_in_total{{partition="{p}"}}')
+        for m in (of_first, of_second)
+        for p in range(N)
+    ]
+    assert sum(n for n in n_in if n > 0) == len(RECORDS)
+    assert sum(n > 0 for n in n_in) == N + N
+    assert value(of_first, 'instep_lag_records{partition="0"}') == -1  # it is another's to tell
+
+
+def test_a_partition_that_goes_while_its_state_is_read_back_is_let_go_of(
+    new_world: NewWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = new_world()
+    world.append(RECORDS)
+    worker = worker_of(world.logs())
+    until_drained(worker)
+    worker.close()
+    monkeypatch.setattr(joiner, "READ_BACK", 3)
+    first = worker_of(world.logs())
+    while "partition 0" not in first.not_ready:
+        first.step()
+    first.close()
+    second = worker_of(world.logs())
+    until_all_own(second)
+    until_drained(second)
+    second.close()
+    check(world)
+
+
+def test_it_is_ready_when_all_state_is_read_back_and_drained_when_nothing_waits(new_world: NewWorld) -> None:
+    world = new_world()
+    worker = worker_of(world.logs(range(N)))
+    assert (worker.not_ready, worker.drained) == ("owns no partition", False)
+    until_all_own(worker)
+    until_drained(worker)
+    assert worker.not_ready == ""
+    world.append(RECORDS[:500])
+    assert not worker.drained
+    until_drained(worker)
+    worker.close()
+
+
+def test_too_many_unusable_records_stop_it_and_that_poll_is_not_committed(new_world: NewWorld) -> None:
+    world = new_world()
+    bad = [Record(0, 0, b"", b"?")] * 700
+    world.append([*RECORDS[:500], *bad])
+    worker = worker_of(world.logs(range(N)), max_dead=0.4, poll_records=100)
+    until_drained(worker)
+    made = world.read(SAMPLES)
+    world.append(bad)
+    with pytest.raises(
+        TooManyDeadError, match=r"expected at most 40% unusable records, got \d+ of \d+; the last: "
+    ):
+        until_drained(worker)
+    worker.close()
+    assert 900 <= len(world.read(DEAD)[0]) < 1_000
+    assert world.read(SAMPLES) == made
+    with pytest.raises(TooManyDeadError):  # a new one stops there too
+        until_drained(worker_of(world.logs(range(N)), max_dead=0.4, poll_records=100))
+    patient = worker_of(world.logs(range(N)), max_dead=0.9)
+    until_drained(patient)
+    patient.close()
+    first = sum(r.partition == 0 for r in RECORDS[:500])
+    check(world, (*RECORDS[:500], *(Record(0, first + n, b"", b"?") for n in range(1_400))))
+
+
+def test_state_of_other_rules_is_refused_with_its_topic(new_world: NewWorld) -> None:
+    world = new_world()
+    world.append(RECORDS)
+    worker = worker_of(world.logs(range(N)))
+    until_drained(worker)
+    worker.close()
+    other = JoinerWorker(
+        world.logs(range(N)),
+        replace(RULES, policy="eager"),
+        FIELDS,
+        Metrics("joiner"),
+        max_dead=0.5,
+        poll_records=100,
+        now_ms=lambda: NOW_MS,
+    )
+    with pytest.raises(LogError, match="joiner: partition 0: joiner state: expected"):
+        until_drained(other)
+    other.close()
+
+
+def test_metrics_say_what_became_of_every_record(new_world: NewWorld) -> None:
+    world = new_world()
+    world.append(RECORDS[:600])
+    metrics = Metrics("joiner")
+    first = worker_of(world.logs(range(N)), metrics)
+    until_drained(first)
+    first.close()
+    world.append(RECORDS[600:])
+    second = worker_of(world.logs(range(N)), metrics)  # built anew in the same process
+    until_drained(second)
+    _, joiners = joined(RECORDS)
+    for p, j in enumerate(joiners):
+        assert value(metrics, f'instep_records_in_total{{partition="{p}"}}') == j.n_in
+        assert (
+            value(metrics, f'instep_watermark_timestamp_seconds{{partition="{p}"}}') == j.watermark_ms / 1000
+        )
+    for outcome in {name for j in joiners for name in j.counts} - {"in", "pending"}:
+        n = sum(j.counts.get(outcome, 0) for j in joiners)
+        assert value(metrics, f'instep_outcomes_total{{outcome="{outcome}"}}') == n
+    assert value(metrics, "instep_pending") == sum(j.counts["pending"] for j in joiners)
+    assert value(metrics, "instep_users") == sum(j.n_users for j in joiners)
+    assert value(metrics, "instep_partitions") == N
+    for topic in (SAMPLES, STATE, DEAD):
+        written = [r for records in world.read(topic) for r in records]
+        assert value(metrics, f'instep_records_out_total{{topic="{topic}"}}') == len(written)
+        n_bytes = sum(len(key) + len(raw) for key, raw in written)
+        assert value(metrics, f'instep_bytes_out_total{{topic="{topic}"}}') == n_bytes
+    second.close()
+    assert value(metrics, "instep_partitions") == 0
