@@ -8,7 +8,7 @@ let go.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 from kafka import ConsumerRebalanceListener, TopicPartition, errors
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
@@ -93,6 +93,10 @@ class Group:
         self._consumer.subscribe([cluster.topic(topic)], listener=self._listener)
 
     def partitions(self) -> frozenset[int]:
+        coordinator = self._consumer._coordinator
+        if coordinator._join_task is not None:
+            coordinator._join_task = _Joining(coordinator._join_task)
+            coordinator.rejoin_needed = True
         try:
             self._consumer.poll(timeout_ms=0)
         except errors.KafkaError as e:
@@ -108,6 +112,16 @@ class Group:
             self._listener.reraise()
             raise self._cluster.explained(e, f"group {self._name}") from e
         self._listener.reraise()
+
+
+class _Joining:
+    """A joining under way. What ends between two polls kafka-python 3.0.12 would forget and begin again, for ever."""
+
+    is_done = False
+
+    def __init__(self, task: Any) -> None:
+        self.add_callback = task.add_callback
+        self.add_errback = task.add_errback
 
 
 class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-python has no types
