@@ -20,7 +20,7 @@ LetGo = Callable[[frozenset[int]], None]
 
 
 JOIN_MS = 2_000
-"""How long ``partitions`` may wait while members come or go. It ends when all have asked for theirs."""
+"""How long ``partitions`` may wait while members come or go; they do it together, so for the slowest of them."""
 
 
 class Share(Protocol):
@@ -93,14 +93,13 @@ class Group:
             heartbeat_interval_ms=min(500, session_ms // 5),
             max_poll_interval_ms=max_idle_ms,
         )
-        self._listener.consumer = self._consumer
         self._consumer.subscribe([cluster.topic(topic)], listener=self._listener)
 
     def partitions(self) -> frozenset[int]:
-        # A join that comes to its end while nobody waits for it is begun anew, so there is waiting then.
-        joining = self._consumer._coordinator.need_rejoin()
+        # Not the consumer's own poll: that waits for records too, and there is nothing to be read here. No shorter wait
+        # either: a join that comes to its end while nobody waits for it is begun anew.
         try:
-            self._consumer.poll(timeout_ms=JOIN_MS if joining else 0)
+            self._consumer._coordinator.poll(timeout_ms=JOIN_MS)
         except errors.KafkaError as e:
             self._listener.reraise()
             raise self._cluster.explained(e, f"group {self._name}") from e
@@ -121,15 +120,11 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # kafka-pytho
 
     def __init__(self, let_go: LetGo) -> None:
         self.mine: set[int] = set()
-        self.consumer: object = None
         self._let_go = let_go
         self._raised: BaseException | None = None
 
     def on_partitions_assigned(self, assigned: Iterable[TopicPartition]) -> None:
-        for at in assigned:
-            self.consumer.pause(at)  # type: ignore[attr-defined]
-            self.consumer.seek(at, 0)  # type: ignore[attr-defined]  # or it would ask for the group's offsets
-            self.mine.add(at.partition)
+        self.mine |= {at.partition for at in assigned}
 
     def on_partitions_revoked(self, revoked: Iterable[TopicPartition]) -> None:
         gone = frozenset(at.partition for at in revoked)

@@ -172,3 +172,23 @@ def test_what_passes_can_be_built_and_written_down(
     Joiner(found.join_rules(), Fields(found.features), 0)
     rules = found.loop_rules()
     Batcher([0], rules.batch_samples, rules.batch_span_ms)
+
+
+def test_what_is_passed_on_to_kafka_is_neither_shown_nor_saved(tmp_path: Path) -> None:
+    (file := tmp_path / "instep.toml").write_text(
+        '[kafka]\nclient = { sasl_plain_username = "ada", sasl_plain_password = "secret" }\n'
+    )
+    settings = load(file)
+    assert settings.cluster().client["sasl_plain_password"] == "secret"
+    assert "secret" not in repr(settings.public()) + repr(settings.cluster())
+    with pytest.raises(
+        SettingsError, match=r"^settings: kafka\.client.*, got one that is not shown$"
+    ) as told:
+        check({"kafka": {"client": {"sasl_plain_password": ["secret"]}}})
+    assert "secret" not in str(told.value)
+
+
+def test_a_transaction_may_take_longer_than_an_answer() -> None:
+    told = r"kafka\.transaction_timeout_ms: expected more than kafka\.timeout_ms = 30000, got 30000$"
+    with pytest.raises(SettingsError, match=told):
+        check({"kafka": {"transaction_timeout_ms": 30_000}})
