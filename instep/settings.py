@@ -67,7 +67,7 @@ class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):
     warm_up_steps: Annotated[int, Meta(ge=0, le=10**9)] = 600
     """The first so many steps search by category, whatever ``coded`` is above 1."""
     seed: Annotated[int, Meta(ge=0, lt=2**32)] = 0
-    row_lr: Ratio = 0.1
+    row_lr: Ratio = 0.05
     lr: Ratio = 0.001
     init_std: Ratio = 0.05
     admit_after: Annotated[int, Meta(ge=1, le=255)] = 1

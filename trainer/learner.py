@@ -49,7 +49,7 @@ class LearnerConfig:
     """Behaviours that the search picks from the rest."""
     warm_up_steps: int = 0
     """The first so many steps search by category: ids are compared from then on, when their vectors mean something."""
-    row_lr: float = 0.1
+    row_lr: float = 0.05
     """Row-wise Adagrad, embedding rows."""
     lr: float = 0.001
     """Adam, dense weights."""
