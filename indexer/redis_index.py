@@ -34,7 +34,7 @@ from stream.redis_client import Client, script
 
 SHARDS = 16
 """Hash tags over which buckets are spread: so many nodes of a cluster can share them."""
-CALL_ROWS = 250
+CALL_ROWS = 200
 """Rows of one call: it holds the server for about a millisecond."""
 STAGED_S = 3_600
 """How long the parts of an update that came to nothing are kept."""

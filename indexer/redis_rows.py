@@ -24,7 +24,7 @@ REST, STEP = 7, 5
 """Bytes."""
 MIN_BUCKETS = 256
 """With fewer, the rest of a key would not fit its 7 bytes."""
-FILL = 48
+FILL = 56
 """Rows of a bucket when it is made: 24 bytes a row all told, at 1 M rows (``benchmarks.redis_index``)."""
 CROWDED = 4 * FILL
 """Rows of one bucket with which it is time for more of them: they have about doubled then, give or take."""

@@ -11,7 +11,7 @@ local at = redis.call('GET', KEYS[1])
 if not at or tonumber(at) > tonumber(ARGV[1]) then return {-1, 0} end
 if at ~= ARGV[1] then redis.call('SET', KEYS[1], ARGV[1]) end
 
-local sub, find, unpack = string.sub, string.find, struct.unpack
+local call, sub, find, unpack = redis.call, string.sub, string.find, struct.unpack
 local width, wide = tonumber(ARGV[2]), tonumber(ARGV[3])
 local sizes, codes, vectors, gone = ARGV[4], ARGV[5], ARGV[6], ARGV[7]
 
@@ -33,30 +33,31 @@ local written, fullest, row, out = 0, 0, 0, 0
 for j = 1, (#KEYS - 1) / 2 do
   local codes_key, vectors_key = KEYS[2 * j], KEYS[2 * j + 1]
   local n, n_gone = unpack('<I2I2', sizes, 4 * j - 3)
-  local held = redis.call('GET', codes_key) or ''
-  local new, new_vectors = {}, {}
+  local held = call('GET', codes_key) or ''
+  local new, new_vectors
   for _ = 1, n do
     local from = row * width
     local i = place(held, sub(codes, from + 1, from + 7))
     if not i then
+      new, new_vectors = new or {}, new_vectors or {}
       new[#new + 1] = sub(codes, from + 1, from + width)
       new_vectors[#new_vectors + 1] = sub(vectors, row * wide + 1, (row + 1) * wide)
       written = written + 1
     elseif unpack('<I5', codes, from + width - 4) > unpack('<I5', held, i + width - 5) then
-      redis.call('SETRANGE', codes_key, i + 6, sub(codes, from + 8, from + width))
-      redis.call('SETRANGE', vectors_key, (i - 1) / width * wide, sub(vectors, row * wide + 1, (row + 1) * wide))
+      call('SETRANGE', codes_key, i + 6, sub(codes, from + 8, from + width))
+      call('SETRANGE', vectors_key, (i - 1) / width * wide, sub(vectors, row * wide + 1, (row + 1) * wide))
       written = written + 1
     end
     row = row + 1
   end
-  if #new > 0 then
+  if new then
     -- SET takes as much memory as there is to hold, where APPEND would take twice that
-    redis.call('SET', codes_key, (redis.call('GET', codes_key) or '') .. table.concat(new))
-    redis.call('SET', vectors_key, (redis.call('GET', vectors_key) or '') .. table.concat(new_vectors))
+    call('SET', codes_key, (call('GET', codes_key) or '') .. table.concat(new))
+    call('SET', vectors_key, (call('GET', vectors_key) or '') .. table.concat(new_vectors))
     fullest = math.max(fullest, #held / width + #new)
   end
   if n_gone > 0 then
-    local now, now_vectors = redis.call('GET', codes_key) or '', redis.call('GET', vectors_key) or ''
+    local now, now_vectors = call('GET', codes_key) or '', call('GET', vectors_key) or ''
     local before = #now
     for _ = 1, n_gone do
       local i = place(now, sub(gone, out * 7 + 1, out * 7 + 7))
@@ -67,10 +68,10 @@ for j = 1, (#KEYS - 1) / 2 do
       out = out + 1
     end
     if #now == 0 then
-      redis.call('DEL', codes_key, vectors_key)
+      call('DEL', codes_key, vectors_key)
     elseif #now < before then
-      redis.call('SET', codes_key, now)
-      redis.call('SET', vectors_key, now_vectors)
+      call('SET', codes_key, now)
+      call('SET', vectors_key, now_vectors)
     end
   end
 end

@@ -6,7 +6,6 @@ import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
-from itertools import islice
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -23,8 +22,8 @@ OLDEST = (6, 2)
 """XTRIM by id and COPY came with it."""
 SCHEMES = ("redis", "rediss", "unix")
 RETRIES = 3
-AT_A_TIME = 128
-"""Calls that are sent before the first answer is read."""
+AT_A_TIME, BYTES_AT_A_TIME = 128, 1 << 20
+"""Calls that are sent before the first answer is read: so many, or of so many bytes."""
 
 _REFUSED = (
     redis.AuthenticationError,
@@ -107,8 +106,7 @@ class Client:
     def calls(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
         """Commands in their order, many on the way at a time, but not as one; and their answers."""
         answers: list[Any] = []
-        remaining = iter(commands)
-        while some := list(islice(remaining, AT_A_TIME)):
+        for some in _batches(commands):
             with self._explained(), self._redis.pipeline(transaction=False) as pipe:
                 for command in some:
                     pipe.execute_command(*command)
@@ -146,6 +144,19 @@ class Client:
             if isinstance(e, _LATER) or said.startswith(_LATER_CODES):
                 raise Unavailable("redis.url", f"expected an answer from {self._where}, got: {said}") from e
             raise
+
+
+def _batches(commands: Iterable[Sequence[Any]]) -> Iterator[list[Sequence[Any]]]:
+    some: list[Sequence[Any]] = []
+    n_bytes = 0
+    for command in commands:
+        some.append(command)
+        n_bytes += sum(len(part) for part in command if isinstance(part, bytes))
+        if len(some) == AT_A_TIME or n_bytes >= BYTES_AT_A_TIME:
+            yield some
+            some, n_bytes = [], 0
+    if some:
+        yield some
 
 
 def script(package: str, name: str) -> str:
