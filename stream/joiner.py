@@ -13,26 +13,26 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol
 
-import msgspec
-
 from stream.cluster import Cluster
 from stream.dead import check_dead
-from stream.events import encode_sample
 from stream.fields import Fields
 from stream.group import Fixed, Group, LetGo, Share
-from stream.join import Dead, Joiner, JoinRules
+from stream.host import DEAD as DEAD
+from stream.host import SAMPLES as SAMPLES
+from stream.host import STATE as STATE
+from stream.host import Host, ReadBack
+from stream.join import Joiner, JoinRules
 from stream.kafka import KafkaSink, KafkaSource
 from stream.log import LogError, Record, Sink, Source
 from stream.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-EVENTS, SAMPLES, STATE, DEAD = "events", "samples", "joiner", "dead"
-READ_BACK = 20_000
-"""Records of the state that are read in one step."""
+EVENTS = "events"
 LAG_MS = 1_000
 """How often, in wall time, to find out how much waits."""
 
@@ -109,9 +109,9 @@ class JoinerWorker:
         self._max_dead = max_dead
         self._poll_records = poll_records
         self._now_ms = now_ms
-        self._hosts: dict[int, _Host] = {}
+        self._hosts: dict[int, Host] = {}
         self._waiting: list[int] = []
-        self._reading: _Reading | None = None
+        self._reading: ReadBack | None = None
         self._events: Source | None = None
         self._reads: frozenset[int] = frozenset()
         self._is_stale = False  # the events are read for a partition that is not ours any more
@@ -166,13 +166,15 @@ class JoinerWorker:
                 self._events.close()
                 self._events = None
 
-    def _begin(self, partition: int) -> _Reading:
-        sink = self._logs.sink(partition)  # first: then nothing is added any more to what is read back
-        try:
-            return _Reading(partition, sink, self._logs.source(STATE, [partition]))
-        except BaseException:
-            sink.close()
-            raise
+    def _begin(self, partition: int) -> ReadBack:
+        with ExitStack() as opened:
+            sink = self._logs.sink(partition)  # first: then nothing is added any more to what is read back
+            opened.callback(sink.close)
+            source = self._logs.source(STATE, [partition])
+            opened.callback(source.close)
+            reading = ReadBack(partition, sink, source)
+            opened.pop_all()
+        return reading
 
     def _read_back(self) -> int:
         reading = self._reading
@@ -181,7 +183,7 @@ class JoinerWorker:
         if reading.is_done:
             joiner = self._restored(reading.partition, reading.state)
             reading.source.close()
-            self._hosts[reading.partition] = _Host(joiner, reading.sink)
+            self._hosts[reading.partition] = Host(joiner, reading.sink)
             self._reading = None
             self._metrics.set("instep_partitions", len(self._hosts))
             what = "state read back partition=%d n_users=%d next_offset=%d"
@@ -269,73 +271,10 @@ class JoinerWorker:
             elif self._reading is not None and self._reading.partition == partition:
                 self._reading.close()
                 self._reading = None
+            else:
+                continue
             log.info("partition let go partition=%d", partition)
         self._metrics.set("instep_partitions", len(self._hosts))
-
-
-class _Host:
-    """The Joiner of a partition and where its outputs go."""
-
-    def __init__(self, joiner: Joiner, sink: Sink) -> None:
-        self.joiner = joiner
-        self.sink = sink
-        self.last_dead: Dead | None = None
-        self.told = Counter(joiner.counts)
-        self.written: dict[str, tuple[int, int]] = {}
-
-    def join(self, records: Iterable[Record]) -> None:
-        """Put what becomes of these records into a transaction, with where that leaves the joiner."""
-        write, apply = self.sink.write, self.joiner.apply
-        partition = self.joiner.partition
-        self.last_dead = None
-        n_samples = n_sample_bytes = 0
-        for record in records:
-            for out in apply(record):
-                if isinstance(out, Dead):
-                    self.last_dead = out
-                    self._write(record.key, msgspec.json.encode(out), DEAD)
-                else:
-                    value = encode_sample(out)
-                    write(partition, record.key, value)
-                    n_samples += 1
-                    n_sample_bytes += len(record.key) + len(value)
-        self.written[SAMPLES] = (n_samples, n_sample_bytes)
-        for key, kept in self.joiner.changes().items():
-            self._write(key, kept, STATE)
-
-    def _write(self, key: bytes, value: bytes | None, topic: str) -> None:
-        self.sink.write(self.joiner.partition, key, value, topic)
-        n, n_bytes = self.written.get(topic, (0, 0))
-        self.written[topic] = (n + 1, n_bytes + len(key) + len(value or b""))
-
-
-class _Reading:
-    """The state of a partition as it is read back."""
-
-    def __init__(self, partition: int, sink: Sink, source: Source) -> None:
-        self.partition = partition
-        self.sink = sink
-        self.source = source
-        self.state: dict[bytes, bytes] = {}
-        self._end = source.end()[partition]
-
-    @property
-    def is_done(self) -> bool:
-        return self.source.offsets[self.partition] >= self._end
-
-    def step(self) -> int:
-        """Read some more; an empty value says that what has this key is gone."""
-        records = self.source.poll(READ_BACK)
-        for record in records:
-            if record.value:
-                self.state[record.key] = record.value
-            else:
-                self.state.pop(record.key, None)
-        return len(records)
-
-    def close(self) -> None:
-        self.source.close()
-        self.sink.close()
 
 
 def build(

@@ -57,3 +57,6 @@ def configure(as_json: bool = False, level: int = logging.INFO, to: TextIO | Non
     handler = logging.StreamHandler(to or sys.stderr)
     handler.setFormatter(formatter)
     logging.basicConfig(level=level, handlers=[handler], force=True)
+    # kafka-python tells of every connection, and twice a second of one that fails; what it means is said by ours.
+    logging.getLogger("kafka").setLevel(logging.WARNING)
+    logging.getLogger("kafka.net").setLevel(logging.CRITICAL)

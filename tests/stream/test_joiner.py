@@ -8,7 +8,7 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from stream import joiner
+from stream import host
 from stream.events import Sample, decode_sample
 from stream.join import Dead, Joiner
 from stream.joiner import DEAD, SAMPLES, STATE, JoinerWorker
@@ -136,7 +136,7 @@ def test_a_partition_that_goes_while_its_state_is_read_back_is_let_go_of(
     worker = worker_of(world.logs())
     until_drained(worker)
     worker.close()
-    monkeypatch.setattr(joiner, "READ_BACK", 3)
+    monkeypatch.setattr(host, "READ_BACK", 3)
     first = worker_of(world.logs())
     while "partition 0" not in first.not_ready:
         first.step()
@@ -176,8 +176,10 @@ def test_too_many_unusable_records_stop_it_and_that_poll_is_not_committed(new_wo
     worker.close()
     assert 900 <= len(world.read(DEAD)[0]) < 1_000
     assert world.read(SAMPLES) == made
+    worker = worker_of(world.logs(range(N)), max_dead=0.4, poll_records=100)
     with pytest.raises(TooManyDeadError):  # a new one stops there too
-        until_drained(worker_of(world.logs(range(N)), max_dead=0.4, poll_records=100))
+        until_drained(worker)
+    worker.close()
     patient = worker_of(world.logs(range(N)), max_dead=0.9)
     until_drained(patient)
     patient.close()
