@@ -11,12 +11,14 @@ Everything else that a worker raises ends the process: a supervisor starts it ag
 
 from __future__ import annotations
 
+import faulthandler
 import logging
+import os
 import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from threading import Event
+from threading import Event, Thread
 from types import FrameType
 from typing import Protocol
 
@@ -28,6 +30,10 @@ log = logging.getLogger(__name__)
 
 N_EMPTY = 3
 """Steps in a row that must find nothing before a worker counts as drained."""
+
+
+STUCK = 5
+"""Times ``stall_s`` after which a step will not end any more."""
 
 
 class Worker(Protocol):
@@ -87,7 +93,8 @@ def serve(
     host, port
         Of ``/healthz``, ``/readyz`` and ``/metrics``; port 0 takes a free one, which is logged.
     stall_s
-        ``/healthz`` says 503 when the last step, or the building of the worker, began longer ago than this.
+        ``/healthz`` says 503 when the last step, or the building of the worker, began longer ago than this, and after
+        five times as long the process ends.
     retry_s
         The first and the longest wait before a worker is built anew; in between it doubles. It begins from
         the first again after a worker that found records or lived longer than the longest.
@@ -103,6 +110,7 @@ def serve(
     """
     shell = _Shell(build, metrics, once, stall_s, retry_s, idle_s)
     pages = {"/healthz": shell.healthz, "/readyz": shell.readyz, "/metrics": shell.metrics_page}
+    Thread(target=shell.watch, daemon=True).start()
     with Health(host, port, pages) as health, _signals(shell.stop):
         log.info("serving worker=%s host=%s port=%d", metrics.worker, host, health.port)
         shell.run()
@@ -179,6 +187,16 @@ class _Shell:
         self._n_done += n
         self._not_ready = worker.not_ready
         return n
+
+    def watch(self) -> None:
+        """End the process if the loop is stuck for good: a client's wait without end would be ours too."""
+        while True:
+            time.sleep(min(1.0, self._stall_s))
+            age_s = time.monotonic() - self._beat_s
+            if age_s > STUCK * self._stall_s:
+                log.critical("stuck, ending worker=%s age_s=%.0f", self._metrics.worker, age_s)
+                faulthandler.dump_traceback()
+                os._exit(1)
 
     def healthz(self) -> Answer:
         """Whether the loop goes round."""

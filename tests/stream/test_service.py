@@ -176,6 +176,13 @@ def test_health_tells_a_loop_that_stands_still(start: Start) -> None:
     assert "expected a step at least every 0.5 s" in process.get("/healthz")[1]
 
 
+def test_a_loop_that_never_goes_on_ends_the_process(start: Start) -> None:
+    process = start("hang-in-step", n=1)
+    assert process.exit_code() == 1
+    assert "stuck, ending worker=counter" in process.told.read_text()
+    assert "counting_worker.py" in process.told.read_text()  # where it stood
+
+
 def test_metrics_tell_what_the_shell_did(start: Start) -> None:
     process = start(n=2500)
     process.until("it works", lambda: "step 500" in process.did)
