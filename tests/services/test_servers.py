@@ -11,8 +11,9 @@ import kafka as client
 import pytest
 import redis
 from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.errors import KafkaTimeoutError
 
-from tests.services.processes import await_kafka, await_redis
+from tests.services.processes import Process, await_kafka, await_redis
 from tests.services.servers import (
     Choice,
     DidNotStart,
@@ -83,10 +84,10 @@ def test_kafka_keeps_what_was_committed_and_hides_what_was_not(kafka: KafkaServe
 
 
 def test_kafka_makes_no_topic_that_nobody_made(kafka: KafkaServer) -> None:
-    with KafkaAdminClient(bootstrap_servers=kafka.bootstrap) as admin:
-        name = f"t{uuid.uuid4().hex}"
-        admin.describe_topics([name])
-        assert name not in admin.list_topics()
+    producer = client.KafkaProducer(bootstrap_servers=kafka.bootstrap, max_block_ms=1000)
+    with pytest.raises(KafkaTimeoutError):
+        producer.send(f"t{uuid.uuid4().hex}", b"a")
+    producer.close()
 
 
 def test_redis_keeps_values_and_runs_scripts(redis_server: RedisServer) -> None:
@@ -150,6 +151,17 @@ def test_a_server_that_does_not_start_shows_the_end_of_its_log(tmp_path: Path) -
         local_redis(tmp_path, "--nonsense", "1"),
     ):
         pass
+
+
+def test_a_server_that_never_answers_does_not_outlive_its_start(tmp_path: Path) -> None:
+    def give_up(alive: Callable[[], bool]) -> None:
+        assert alive()
+        raise DidNotStart("gave up")
+
+    server = Process(["sleep", "60"], tmp_path / "sleep.log", give_up)
+    with pytest.raises(DidNotStart, match="gave up"):
+        server.start()
+    assert not server.alive
 
 
 def there(what: str) -> Callable[[], str]:
