@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from typing import NoReturn
 
 import pytest
 
 from tests.services.servers import (
-    Choice,
     KafkaServer,
+    NotThere,
     RedisServer,
     Server,
     plan,
@@ -23,28 +24,50 @@ FIXTURES: dict[str, Server] = {"kafka": "kafka", "redis_server": "redis"}
 def pytest_report_collectionfinish(items: Sequence[pytest.Item]) -> list[str]:
     """Above the first test, which servers those to come run against; nothing if none needs one."""
     used = {name for item in items if isinstance(item, pytest.Function) for name in item.fixturenames}
-    return [f"services: {server}: {plan(server)}" for name, server in FIXTURES.items() if name in used]
+    lines = []
+    for fixture, server in FIXTURES.items():
+        if fixture in used:
+            try:
+                lines.append(f"services: {server}: {plan(server)}")
+            except NotThere as error:
+                lines.append(f"services: {error}")
+    return lines
 
 
 @pytest.fixture(scope="session")
 def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
     """A Kafka for all tests of a run: each makes topics, groups and transactional ids of names of its own."""
-    with serve_kafka(chosen("kafka"), tmp_path_factory.mktemp("kafka")) as server:
+    with serve_kafka(plan("kafka"), tmp_path_factory.mktemp("kafka")) as server:
         yield server
 
 
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A Redis for all tests of a run: each writes under a prefix of its own."""
-    with serve_redis(chosen("redis"), tmp_path_factory.mktemp("redis")) as server:
+    with serve_redis(plan("redis"), tmp_path_factory.mktemp("redis")) as server:
         yield server
 
 
-def chosen(server: Server) -> Choice:
-    """The rung of this run; without one, a skip on a laptop and a failure where CI is set or a rung was asked for."""
-    choice = plan(server)
-    if isinstance(choice, Choice):
-        return choice
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_setup() -> Generator[None, None, None]:
+    """Fixtures whose server is not there skip or fail their tests with one line."""
+    try:
+        yield
+    except NotThere as error:
+        go_without(error)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None, None, None]:
+    """Tests that start a server themselves are treated like those that have it from a fixture."""
+    try:
+        yield
+    except NotThere as error:
+        go_without(error)
+
+
+def go_without(lacking: NotThere) -> NoReturn:
+    """A skip on a laptop, a failure where CI is set or a rung was asked for."""
     if os.environ.get("CI") or os.environ.get("INSTEP_TEST_SERVICES"):
-        pytest.fail(str(choice), pytrace=False)
-    pytest.skip(str(choice))
+        pytest.fail(str(lacking), pytrace=False)
+    pytest.skip(str(lacking))

@@ -4,24 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 from collections.abc import Callable, Iterator
 from typing import Literal
 
 import docker
+import docker.utils
 from docker.errors import DockerException, ImageNotFound
 from testcontainers.core.container import DockerContainer
 
-from tests.services.processes import (
-    CLUSTER,
-    ROOT,
-    DidNotStart,
-    NotThere,
-    await_kafka,
-    await_redis,
-    free_port,
-    kafka_settings,
-    last_lines,
-)
+from tests.services.processes import CLUSTER, ROOT, NotThere, kafka_settings
+from tests.services.ready import DidNotStart, await_kafka, await_redis, free_port, last_lines
 
 
 def find_image(server: Literal["kafka", "redis"]) -> str:
@@ -35,12 +28,8 @@ def find_image(server: Literal["kafka", "redis"]) -> str:
     names = (ROOT / "deploy" / "images" / "names.txt").read_text().split()
     default = next(name for name in names if name.partition(":")[0].endswith(server))
     name = os.environ.get(f"INSTEP_TEST_{server.upper()}_IMAGE", default)
-    try:
-        # A `docker` on the PATH proves nothing: the engine is asked.
-        with contextlib.closing(docker.from_env(timeout=2)) as client:
-            client.ping()
-    except DockerException:
-        raise NotThere("no container engine answers (deploy/engine.sh starts one)") from None
+    if not engine_answers():
+        raise NotThere("no container engine answers (deploy/engine.sh starts one)")
     with contextlib.closing(docker.from_env(timeout=300)) as client:
         try:
             client.images.get(name)
@@ -50,6 +39,19 @@ def find_image(server: Literal["kafka", "redis"]) -> str:
             except DockerException:
                 raise NotThere(f"no image {name}, and none to be pulled (make images builds it)") from None
     return name
+
+
+def engine_answers() -> bool:
+    """Whether there is a container engine; a ``docker`` on the PATH proves nothing."""
+    kind, _, path = docker.utils.parse_host(os.environ.get("DOCKER_HOST")).partition("://")
+    try:
+        if kind == "http+unix":  # asked first, as the client drops its socket unclosed where nobody listens
+            with contextlib.closing(socket.socket(socket.AF_UNIX)) as engine:
+                engine.connect(path)
+        with contextlib.closing(docker.from_env(timeout=2)) as client:
+            return bool(client.ping())
+    except (OSError, DockerException):
+        return False
 
 
 @contextlib.contextmanager

@@ -17,17 +17,15 @@ from typing import Literal
 
 from tests.services.containers import contained_kafka, contained_redis, find_image
 from tests.services.processes import (
-    DidNotStart,
     LocalKafka,
     LocalRedis,
     NotThere,
-    await_kafka,
-    await_redis,
     fetch_kafka,
     find_redis,
     local_kafka,
     local_redis,
 )
+from tests.services.ready import DidNotStart, await_kafka, await_redis
 
 __all__ = [
     "DidNotStart",
@@ -115,17 +113,16 @@ def choose(server: Server, environment: Mapping[str, str], rungs: Mapping[Rung, 
 
 
 @functools.cache
-def plan(server: Server) -> Choice | NotThere:
-    """The rung of this run, or why there is none. Pulls an image or fetches Kafka if need be, and starts nothing."""
+def plan(server: Server) -> Choice:
+    """The rung of this run. Pulls an image or fetches Kafka if need be, and starts nothing.
+
+    Raises
+    ------
+    NotThere
+        If there is none.
+    """
     find_program = (lambda: str(fetch_kafka())) if server == "kafka" else find_redis
-    rungs: dict[Rung, Callable[[], str]] = {
-        "containers": lambda: find_image(server),
-        "processes": find_program,
-    }
-    try:
-        return choose(server, os.environ, rungs)
-    except NotThere as error:
-        return error
+    return choose(server, os.environ, {"containers": lambda: find_image(server), "processes": find_program})
 
 
 @contextlib.contextmanager

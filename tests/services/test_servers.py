@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import socket
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,8 +13,12 @@ import kafka as client
 import pytest
 import redis
 from kafka.admin import KafkaAdminClient, NewTopic
+from kafka.errors import KafkaTimeoutError
 
-from tests.services.processes import await_kafka, await_redis
+from tests.conftest import go_without
+from tests.services.containers import find_image
+from tests.services.processes import Process
+from tests.services.ready import await_kafka, await_redis
 from tests.services.servers import (
     Choice,
     DidNotStart,
@@ -83,10 +89,10 @@ def test_kafka_keeps_what_was_committed_and_hides_what_was_not(kafka: KafkaServe
 
 
 def test_kafka_makes_no_topic_that_nobody_made(kafka: KafkaServer) -> None:
-    with KafkaAdminClient(bootstrap_servers=kafka.bootstrap) as admin:
-        name = f"t{uuid.uuid4().hex}"
-        admin.describe_topics([name])
-        assert name not in admin.list_topics()
+    producer = client.KafkaProducer(bootstrap_servers=kafka.bootstrap, max_block_ms=1000)
+    with pytest.raises(KafkaTimeoutError):
+        producer.send(f"t{uuid.uuid4().hex}", b"a")
+    producer.close()
 
 
 def test_redis_keeps_values_and_runs_scripts(redis_server: RedisServer) -> None:
@@ -152,6 +158,17 @@ def test_a_server_that_does_not_start_shows_the_end_of_its_log(tmp_path: Path) -
         pass
 
 
+def test_a_server_that_never_answers_does_not_outlive_its_start(tmp_path: Path) -> None:
+    def give_up(alive: Callable[[], bool]) -> None:
+        assert alive()
+        raise DidNotStart("gave up")
+
+    server = Process([sys.executable, "-c", "import time; time.sleep(60)"], tmp_path / "mute.log", give_up)
+    with pytest.raises(DidNotStart, match="gave up"):
+        server.start()
+    assert not server.alive
+
+
 def there(what: str) -> Callable[[], str]:
     return lambda: what
 
@@ -178,6 +195,20 @@ def test_the_first_rung_that_is_there_is_taken_and_no_other_asked() -> None:
     )
 
 
+@pytest.mark.parametrize("listens", [False, True])
+def test_an_engine_that_does_not_answer_is_no_engine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listens: bool
+) -> None:
+    path = tmp_path / "engine.sock"
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{path}")
+    with socket.socket(socket.AF_UNIX) as mute:
+        if listens:
+            mute.bind(str(path))
+            mute.listen()
+        with pytest.raises(NotThere, match="no container engine answers"):
+            find_image("redis")
+
+
 def test_a_rung_that_is_asked_for_comes_before_the_others() -> None:
     environment = {"INSTEP_TEST_SERVICES": "processes", "INSTEP_TEST_REDIS": "redis://elsewhere"}
     assert choose("redis", environment, {"containers": never, "processes": there("program")}) == Choice(
@@ -200,3 +231,16 @@ def test_without_any_rung_one_line_says_what_each_lacks() -> None:
     assert str(error.value) == "kafka: expected INSTEP_TEST_SERVICES=containers, got containers: no engine"
     with pytest.raises(ValueError, match="expected containers or processes, got podman"):
         choose("kafka", {"INSTEP_TEST_SERVICES": "podman"}, rungs)
+
+
+@pytest.mark.parametrize("strict", ["CI", "INSTEP_TEST_SERVICES"])
+def test_a_server_that_is_not_there_skips_on_a_laptop_and_fails_where_it_was_promised(
+    monkeypatch: pytest.MonkeyPatch, strict: str
+) -> None:
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.delenv("INSTEP_TEST_SERVICES", raising=False)
+    with pytest.raises(pytest.skip.Exception, match="no java"):
+        go_without(NotThere("no java"))
+    monkeypatch.setenv(strict, "true")
+    with pytest.raises(pytest.fail.Exception, match="no java"):
+        go_without(NotThere("no java"))
