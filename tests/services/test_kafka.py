@@ -22,7 +22,8 @@ from stream.group import Fixed, Group
 from stream.kafka import KafkaSink, KafkaSource, KafkaWriter
 from stream.log import Fenced, LogError, Record, Unavailable
 from stream.topics import Topic, create, topics
-from tests.services.processes import LocalKafka, fetch_kafka, free_port
+from tests.services.processes import LocalKafka, fetch_kafka
+from tests.services.ready import free_port
 from tests.services.servers import KafkaServer
 
 N = 2

@@ -26,7 +26,8 @@ from stream.log import Unavailable
 from stream.profiles import MemoryProfiles, Put
 from stream.redis_client import Client, RedisSettingsError
 from stream.redis_profiles import RedisProfiles
-from tests.services.processes import LocalRedis, free_port, local_redis
+from tests.services.processes import LocalRedis, local_redis
+from tests.services.ready import free_port
 
 DIM = 3
 
