@@ -4,11 +4,12 @@ The log is cut into pieces. Each disturbance has one: it is sent, and when the w
 what it makes of it, the disturbance happens. So there is always something in the middle to be disturbed, however
 fast the machine is::
 
-    piece 1 sent -- joiner writes 17 samples -- kill -9 --> started again; piece 2 sent -- trainer ... -- SIGTERM --> ...
+    piece 1 sent -- joiner writes 17 samples -- kill -9 --> started again; piece 2 sent -- trainer ... -- SIGTERM -->
 """
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -66,7 +67,7 @@ class Trial:
         self._redis = redis_server
         self._rng = np.random.default_rng(seed)
         cuts = np.linspace(n_sent, len(records), n_pieces + 1).astype(int).tolist()
-        self._pieces = [records[a:b] for a, b in zip(cuts, cuts[1:], strict=False)]
+        self._pieces = [records[a:b] for a, b in itertools.pairwise(cuts)]
         self._kinds: dict[str, Callable[[], None]] = {
             **{f"kill {w}": lambda w=w: self._kill(w) for w in WORKERS},  # type: ignore[misc]
             **{f"stop {w}": lambda w=w: self._stop(w) for w in WORKERS},  # type: ignore[misc]

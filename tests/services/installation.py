@@ -19,7 +19,8 @@ from instep.run import redis_client
 from instep.settings import load
 from stream.kafka import KafkaSource, KafkaWriter
 from stream.log import Record, Unavailable
-from tests.services.processes import ROOT, last_lines
+from tests.services.processes import ROOT
+from tests.services.ready import last_lines
 from tests.worlds import small
 
 WORKERS = ("joiner", "trainer", "indexer")
