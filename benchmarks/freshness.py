@@ -46,7 +46,9 @@ class Watch:
     def __enter__(self) -> Watch:
         topic = self._cluster.topic(SCORES)
         consumer = self._cluster.consumer()
-        ends = consumer.end_offsets([TopicPartition(topic, p) for p in range(self._settings.stream.partitions)])
+        ends = consumer.end_offsets(
+            [TopicPartition(topic, p) for p in range(self._settings.stream.partitions)]
+        )
         consumer.close(autocommit=False)
         self._at = dict(ends)
         self._thread.start()

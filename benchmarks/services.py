@@ -32,15 +32,15 @@ from rich.table import Table
 
 from benchmarks import load, pages
 from benchmarks.freshness import Watch, per_cent
-from instep.run import WORKERS
 from instep.settings import Settings, check
 from stream.service import now_ms
 from stream.topics import create
 from tests.services.processes import LocalKafka, LocalRedis, Process, free_port, local_kafka, local_redis
 
 OUT = Path("build/bench-services.json")
-N_USERS, N_BEHAVIOURS = 200, 500
-N_BACKLOG, BACKLOG_RATE = 8_000, 200.0
+WORKERS = ("joiner", "trainer", "indexer")
+N_USERS, N_BEHAVIOURS = 100, 500
+N_BACKLOG, BACKLOG_RATE = 5_000, 200.0
 """Slates, and how many a second of event time: what the trainer makes of them is a publication a second."""
 QUIET_S = 6.0
 """Longer than the trainer takes to compile its kernels."""
@@ -162,7 +162,9 @@ def alone(bench: Bench) -> dict[str, Any]:
     with bench.running("trainer"):
         got = bench.drained("trainer", "instep_candidates_total")
         # ten candidates are a sample
-        found["trainer: samples"] = got | {key: round(got[key] / 10, 1) for key in ("n", "per_s", "per_cpu_s")}
+        found["trainer: samples"] = got | {
+            key: round(got[key] / 10, 1) for key in ("n", "per_s", "per_cpu_s")
+        }
     with bench.running("indexer from the log"):
         found["indexer: rows"] = bench.drained("indexer", "instep_index_rows_total")
     return found
@@ -184,7 +186,9 @@ def at_rate(bench: Bench, rate: float, seconds: float) -> dict[str, Any]:
         took_s = time.monotonic() - began_s
         output, _ = sender.communicate()
         if sender.returncode:
-            raise RuntimeError(f"the load at {rate:g} slates/s: expected it to end well, got {sender.returncode}")
+            raise RuntimeError(
+                f"the load at {rate:g} slates/s: expected it to end well, got {sender.returncode}"
+            )
         sent = json.loads(output)
         complete = watch.await_quiet(within_s=20.0 + seconds)
     after = {worker: bench.page(worker) for worker in WORKERS}
@@ -195,7 +199,9 @@ def at_rate(bench: Bench, rate: float, seconds: float) -> dict[str, Any]:
     kept_up = sent["took_s"] < 1.05 * seconds + 4
     return {
         "slates_per_s": rate,
-        "holds": bool(complete and kept_up and later_s <= GROWTH_S and len(slates.indexed_s) >= 0.99 * n_shown),
+        "holds": bool(
+            complete and kept_up and later_s <= GROWTH_S and len(slates.indexed_s) >= 0.99 * n_shown
+        ),
         "events_per_s": round(sent["events"] / sent["took_s"]),
         "slates_indexed": len(slates.indexed_s),
         "slates_sent": n_shown,
@@ -257,10 +263,13 @@ def run(rates: list[float], seconds: float) -> dict[str, Any]:
             stack.enter_context(local_redis(folder / "redis")),
         )
         found: dict[str, Any] = {"machine": machine(bench.redis), "alone": alone(bench), "rates": []}
+        OUT.parent.mkdir(exist_ok=True)
+        OUT.write_text(json.dumps(found, indent=2) + "\n")  # what there is, should the rest take too long
         with bench.running(*WORKERS):
             at_rate(bench, 20.0, 4.0)  # kernels are compiled and connections made
             for rate in rates:
                 found["rates"].append(at_rate(bench, rate, seconds))
+                OUT.write_text(json.dumps(found, indent=2) + "\n")
                 if not found["rates"][-1]["holds"]:
                     break
             held = [each["slates_per_s"] for each in found["rates"] if each["holds"]]
@@ -277,22 +286,25 @@ def show(found: dict[str, Any]) -> None:
     for name, got in found["alone"].items():
         table.add_row(name, *(f"{got[key]:,}" for key in ("per_s", "per_cpu_s", "n", "took_s")))
     console.print(table)
-    table = Table("slates/s", "holds", "slate to published p50, p95", "to indexed p50, p95", "later", "cores used")
+    table = Table(
+        "slates/s", "holds", "slate to published p50, p95", "to indexed p50, p95", "later", "cores used"
+    )
     for got in [*found["rates"], *([found["half"]] if "half" in found else [])]:
         seconds = (got[f"slate_to_{stage}_s"] for stage in ("published", "indexed"))
         cells = [f"{s['p50']:.2f} s, {s['p95']:.2f} s" for s in seconds]
         cores = ", ".join(f"{who} {share:.2f}" for who, share in got["cpu_share"].items())
-        table.add_row(f"{got['slates_per_s']:g}", str(got["holds"]), *cells, f"{got['later_s']:+.2f} s", cores)
+        table.add_row(
+            f"{got['slates_per_s']:g}", str(got["holds"]), *cells, f"{got['later_s']:+.2f} s", cores
+        )
     console.print(table)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="What the workers do on a real Kafka and Redis.")
-    parser.add_argument("--rates", default="100,200,300,400,600,800,1000", help="slates/s, ascending")
+    parser.add_argument("--rates", default="100,200,400,700,1000", help="slates/s, ascending")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each rate")
     words = parser.parse_args()
     found = run([float(rate) for rate in words.rates.split(",")], words.seconds)
-    OUT.parent.mkdir(exist_ok=True)
     OUT.write_text(json.dumps(found, indent=2) + "\n")
     show(found)
     print(f"written to {OUT}")
