@@ -95,8 +95,9 @@ def _features(item: int) -> dict[str, str | int | float]:
 
 
 def main(path: str, users: str, rate: str, seconds: str, name: str) -> None:
-    """Send slates from now on; prints how many events that were, how long it took and the processor time."""
+    """Send slates from now on; prints a line as it begins, and at the end how many events and seconds it took."""
     settings = load(Path(path))
+    print("begins", flush=True)  # imports took seconds; whoever measures waits for this
     began_s, cpu_s = time.monotonic(), process_time()
     stream = slates(random.Random(name), int(users), float(rate), now_ms(), float(seconds), name)
     n = send(settings, stream, live=True)
