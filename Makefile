@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 MINUTES ?= 1
 
-.PHONY: setup demo test check images bench results clean
+.PHONY: setup demo test check images bench bench-services results clean
 
 setup: .venv/ready
 
@@ -29,6 +29,9 @@ images: ## stand-ins for the images of Kafka and Redis, where there is no regist
 
 bench: setup ## what we claim about speed, into build/bench.json
 	$(BIN)/python -m benchmarks
+
+bench-services: setup ## the workers on a Kafka and a Redis of their own, into build/bench-services.json
+	$(BIN)/python -m benchmarks.services
 
 results: setup ## the figures of docs/results.md; takes about half an hour
 	$(BIN)/python -m benchmarks.study

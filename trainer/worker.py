@@ -205,6 +205,8 @@ class TrainerWorker:
     def _stepped(self, step: Step) -> None:
         self._metrics.add("instep_batches_total")
         self._metrics.add("instep_candidates_total", step.batch.n_candidates)
+        late_s = (self._now_ms() - step.samples[-1].closed_ms) / 1000
+        self._metrics.observe("instep_event_latency_seconds", late_s, stage="trained")
         if self.loop.published is None or step.version > self.loop.published:
             first, p = step.batch.first, step.predicted.p
             for b, sample in enumerate(step.samples):
