@@ -9,7 +9,7 @@ from urllib.request import urlopen
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.services.processes import DidNotStart
+from tests.services.ready import DidNotStart
 
 Labels = tuple[tuple[str, str], ...]
 

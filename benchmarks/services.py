@@ -36,7 +36,8 @@ from benchmarks.freshness import Watch, per_cent
 from instep.settings import Settings, check
 from stream.service import now_ms
 from stream.topics import create
-from tests.services.processes import LocalKafka, LocalRedis, Process, free_port, local_kafka, local_redis
+from tests.services.processes import LocalKafka, LocalRedis, Process, local_kafka, local_redis
+from tests.services.ready import free_port
 
 OUT = Path("build/bench-services.json")
 WORKERS = ("joiner", "trainer", "indexer")

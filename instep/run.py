@@ -15,6 +15,7 @@ from stream.files import FileSource
 from stream.kafka import KafkaSource, KafkaWriter
 from stream.metrics import Metrics
 from stream.redis_client import Client
+from stream.redis_profiles import RedisProfiles
 from stream.service import Worker, now_ms, serve
 from trainer import worker as trainer
 from trainer.model.simhash import make_planes
@@ -31,12 +32,14 @@ def run(settings: Settings, name: WorkerName, *, once: bool = False) -> None:
     """Serve a worker until SIGTERM, or with ``once`` until its input is drained."""
     service = settings.service
     metrics = Metrics(name)
+    if name == "profiles":  # Faust has a loop of its own
+        return _profiles(settings, metrics, once)
     builders: dict[str, Callable[[Settings, Metrics], Worker]] = {
         "joiner": _joiner,
         "trainer": _trainer,
         "indexer": _indexer,
     }
-    serve(
+    return serve(
         partial(builders[name], settings, metrics),
         metrics,
         once=once,
@@ -88,6 +91,27 @@ def trainer_rules(settings: Settings) -> TrainerRules:
         keep=settings.trainer.keep,
         capacity=settings.trainer.capacity,
         poll_records=settings.service.poll_records,
+    )
+
+
+def _profiles(settings: Settings, metrics: Metrics, once: bool) -> None:
+    from stream import app  # importing Faust takes a while
+
+    cluster, service, stream = settings.cluster(), settings.service, settings.stream
+    cluster.check({app.EVENTS: stream.partitions})
+    client = redis_client(settings)
+    n_fields = len(settings.fields.item)
+    app.run(
+        cluster,
+        RedisProfiles(client, n_fields, stream.max_history, stream.history_ttl_ms, settings.redis.prefix),
+        settings.fields,
+        stream.history_kinds,
+        metrics,
+        once=once,
+        host=service.host,
+        port=service.ports.profiles,
+        stall_s=service.stall_ms / 1000,
+        now_ms=now_ms,
     )
 
 

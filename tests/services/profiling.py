@@ -1,8 +1,7 @@
-"""What the tests of the profiles worker share; as a program, that worker: bootstrap, prefix, address of Redis, [once]."""
+"""What the tests of the profiles worker share; as a program, that worker: bootstrap, prefix, Redis, [once]."""
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
@@ -25,7 +24,7 @@ from stream.profiles import MemoryProfiles, Profiles
 from stream.redis_client import Client
 from stream.redis_profiles import RedisProfiles
 from stream.service import now_ms
-from tests.stream.joining import FIELDS, N, RULES
+from tests.stream.joining import FIELDS, RULES, N
 
 ROOT = Path(__file__).parent.parent.parent
 WITHIN_S = 60.0

@@ -2,24 +2,12 @@
 
 from __future__ import annotations
 
-import random
-import re
-import signal
-from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
-
 import pytest
 
-from stream.log import Record
-from stream.redis_client import Client
-from tests.services.processes import local_redis
 from tests.services.profiling import (
-    WITHIN_S,
     ProfilesWorld,
     expected,
     same,
-    until,
 )
 from tests.services.servers import KafkaServer, RedisServer
 from tests.stream.joining import recorded
