@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 MINUTES ?= 1
 
-.PHONY: setup demo test check images bench results clean
+.PHONY: setup demo test check images bench chaos results clean
 
 setup: .venv/ready
 
@@ -29,6 +29,9 @@ images: ## stand-ins for the images of Kafka and Redis, where there is no regist
 
 bench: setup ## what we claim about speed, into build/bench.json
 	$(BIN)/python -m benchmarks
+
+chaos: setup ## every worker killed 20 times on a Kafka and a Redis of its own; takes about half an hour
+	$(BIN)/python -m benchmarks.chaos
 
 results: setup ## the figures of docs/results.md; takes about half an hour
 	$(BIN)/python -m benchmarks.study

@@ -1,8 +1,8 @@
-"""What must come of a log whatever happens on the way: one process that nothing disturbs, and in what a loop differs."""
+"""What must come of a log whatever happens on the way: that of one undisturbed process; and in what a loop differs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
 import msgspec
@@ -144,9 +144,11 @@ def _of_the_index(loop: Installation, expected: Undisturbed, epoch: int = 0) -> 
     if held.version != Version(epoch, wanted.version.step):
         found.append(f"index: expected step {wanted.version.step} of epoch {epoch}, got {held.version}")
     arrays = [f.name for f in fields(Update) if f.name not in ("version", "since", "dense", "place")]
-    for name in arrays:
-        if not np.array_equal(getattr(held, name), getattr(wanted, name)):
-            found.append(f"index: expected the {name} of the undisturbed run, got others")
+    found += [
+        f"index: expected the {name} of the undisturbed run, got others"
+        for name in arrays
+        if not np.array_equal(getattr(held, name), getattr(wanted, name))
+    ]
     if held.dense.keys() != wanted.dense.keys() or any(
         not np.array_equal(held.dense[name], w) for name, w in wanted.dense.items()
     ):
@@ -155,7 +157,9 @@ def _of_the_index(loop: Installation, expected: Undisturbed, epoch: int = 0) -> 
     for number, of_field in enumerate(planes):
         rows = held.fields == number
         if not np.array_equal(held.codes[rows], encode(held.vectors[rows], of_field)):
-            found.append(f"index: expected codes of field {number} that are simhash of its vectors, got others")
+            found.append(
+                f"index: expected codes of field {number} that are simhash of its vectors, got others"
+            )
     return found
 
 
@@ -171,7 +175,7 @@ def published(loop: Installation) -> list[Version]:
     return [publication.version for publication in whole if publication is not None]
 
 
-def _compared(what: str, got: list[object] | list, wanted: list) -> list[str]:  # type: ignore[type-arg]
+def _compared(what: str, got: Sequence[object], wanted: Sequence[object]) -> list[str]:
     if got == wanted:
         return []
     seen: dict[object, int] = {}
