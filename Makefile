@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 MINUTES ?= 1
 
-.PHONY: setup demo test check images bench bench-services results clean
+.PHONY: setup demo test check images bench bench-services chaos results clean
 
 setup: .venv/ready
 
@@ -32,6 +32,9 @@ bench: setup ## what we claim about speed, into build/bench.json
 
 bench-services: setup ## the workers on a Kafka and a Redis of their own, into build/bench-services.json
 	$(BIN)/python -m benchmarks.services
+
+chaos: setup ## every worker killed 20 times on a Kafka and a Redis of its own; takes about half an hour
+	$(BIN)/python -m benchmarks.chaos
 
 results: setup ## the figures of docs/results.md; takes about half an hour
 	$(BIN)/python -m benchmarks.study

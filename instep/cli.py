@@ -348,11 +348,12 @@ def _expected() -> tuple[type[Exception], ...]:
     from instep.settings import SettingsError
     from instep.world import BadWorld
     from stream.log import LogError, Unavailable
+    from stream.redis_client import RedisSettingsError
     from trainer.checkpoint import CheckpointError
     from trainer.table import TableFull
 
     of_files = (LogError, BadDataset, CheckpointError, ScorebookError, OSError)
-    return (SettingsError, BadWorld, TooManyDeadError, TableFull, Unavailable, *of_files)
+    return (SettingsError, RedisSettingsError, BadWorld, TooManyDeadError, TableFull, Unavailable, *of_files)
 
 
 def _in_one_line(error: Exception) -> str:

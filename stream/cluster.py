@@ -101,12 +101,11 @@ class Cluster:
         Raises
         ------
         LogError
-            If nobody answers at ``kafka.bootstrap``, we are refused, or a topic is missing or has other partitions.
+            If we are refused, or a topic is missing or has other partitions.
+        Unavailable
+            If nobody answers at ``kafka.bootstrap``: a worker that is built anew finds the cluster away like this.
         """
-        try:
-            found = self.partitions(topics)
-        except Unavailable as e:
-            raise LogError(*str(e).split(": ", 1)) from None
+        found = self.partitions(topics)
         for name, n in topics.items():
             if found[name] != n:
                 raise LogError(

@@ -298,7 +298,10 @@ def _latest(path: str) -> checkpoint.Checkpoint | None:
 def _save(rules: TrainerRules, learner: Learner, place: _Place) -> str:
     manifest = {"version": place.version, "settings": rules.made_with, "journal": place.journal}
     blobs = {"place": msgspec.msgpack.encode(place)}
-    return checkpoint.save(rules.checkpoints, learner.state(), manifest, blobs, keep=rules.keep)
+    try:
+        return checkpoint.save(rules.checkpoints, learner.state(), manifest, blobs, keep=rules.keep)
+    except checkpoint.CheckpointError as e:
+        raise checkpoint.CheckpointError(f"trainer.checkpoints: {e}") from None
 
 
 def _resume(found: checkpoint.Checkpoint, rules: TrainerRules) -> tuple[Learner, _Place]:

@@ -4,15 +4,15 @@ The log is cut into pieces. Each disturbance has one: it is sent, and when the w
 what it makes of it, the disturbance happens. So there is always something in the middle to be disturbed, however
 fast the machine is::
 
-    piece 1 sent -- joiner writes 17 samples -- kill -9 --> started again; piece 2 sent -- trainer ... -- SIGTERM -->
+    piece 1 sent -- joiner writes 17 samples -- kill -9 --> started again; piece 2 sent -- trainer ...
 """
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +23,23 @@ from stream.files import FileSource, write_events
 from stream.log import Record
 from tests.services.installation import WORKERS, Installation, installed
 from tests.services.processes import LocalKafka, LocalRedis
-from tests.services.undisturbed import Undisturbed, differences, undisturbed
+from tests.services.undisturbed import Undisturbed, undisturbed
 from tests.worlds import product
 
 PIECE = 60
-"""Slates sent for each disturbance."""
+"""Slates in a piece."""
+IN_CI = (
+    *("kill each", "kill each", "freeze kafka, kill each", "stop each", "restart kafka"),
+    *("restart redis", "flush redis", "a joiner comes and goes"),
+)
+"""Three kills of each worker, and all else once."""
+
+
+def n_pieces(disturbances: Sequence[str]) -> int:
+    """How many pieces these take."""
+    return sum(len(WORKERS) if name in ("kill each", "stop each") else 1 for name in disturbances)
+
+
 SECTIONS: dict[str, dict[str, object]] = {
     "stream": {"max_history": 40},
     "trainer": {"checkpoint_ms": 3_000},  # of event time; less than a piece, and not with every publication
@@ -48,6 +60,8 @@ class Trial:
     ----------
     records
         Of the whole log, in the order of sending; the first ``n_sent`` are there already.
+    n_cut
+        How many pieces the others are cut into, besides a last one.
     """
 
     def __init__(
@@ -57,7 +71,7 @@ class Trial:
         redis_server: LocalRedis,
         records: Sequence[Record],
         n_sent: int,
-        n_pieces: int,
+        n_cut: int,
         seed: int,
     ) -> None:
         self.loop = loop
@@ -66,12 +80,15 @@ class Trial:
         self._kafka = kafka
         self._redis = redis_server
         self._rng = np.random.default_rng(seed)
-        cuts = np.linspace(n_sent, len(records), n_pieces + 1).astype(int).tolist()
-        self._pieces = [records[a:b] for a, b in itertools.pairwise(cuts)]
+        cuts = np.linspace(n_sent, len(records), n_cut + 2).astype(int).tolist()
+        self._pieces = [records[a:b] for a, b in pairwise(cuts)]
         self._kinds: dict[str, Callable[[], None]] = {
             **{f"kill {w}": lambda w=w: self._kill(w) for w in WORKERS},  # type: ignore[misc]
             **{f"stop {w}": lambda w=w: self._stop(w) for w in WORKERS},  # type: ignore[misc]
             **{f"freeze kafka, kill {w}": lambda w=w: self._freeze(w) for w in WORKERS},  # type: ignore[misc]
+            "kill each": self._kill_each,
+            "stop each": self._stop_each,
+            "freeze kafka, kill each": self._freeze_all,
             "restart kafka": self._restart_kafka,
             "restart redis": self._restart_redis,
             "flush redis": self._flush_redis,
@@ -80,16 +97,19 @@ class Trial:
 
     def run(self, disturbances: Sequence[str]) -> None:
         """Start the workers, disturb them in an order of chance, and let them do what is left."""
-        for worker in WORKERS:
-            self.loop.start(worker)
+        self._start_each()
         for name in self._rng.permutation(np.array(disturbances)).tolist():
             began_s = time.monotonic()
             self._kinds[name]()
             self.done.append((name, time.monotonic() - began_s))
-        while self._pieces:
-            self.loop.write(self._pieces.pop(0))
         for worker in WORKERS:
             self.loop.leave(worker)
+        self.finish()
+
+    def finish(self) -> None:
+        """Send what is left, and let one worker after the other do what there is to do."""
+        while self._pieces:
+            self.loop.write(self._pieces.pop(0))
         self.loop.drain()
 
     def _underway(self, worker: str) -> None:
@@ -110,16 +130,36 @@ class Trial:
         self.loop.leave(worker)
         self.loop.start(worker)
 
-    def _freeze(self, worker: str) -> None:
-        self._underway(worker)
+    def _kill_each(self) -> None:
+        for worker in reversed(WORKERS):  # so that each has something to do until its turn comes
+            self._underway(worker)
+            self.loop.kill(worker)
+        self._start_each()
+
+    def _stop_each(self) -> None:
+        for worker in reversed(WORKERS):
+            self._underway(worker)
+            self.loop.leave(worker)
+        self._start_each()
+
+    def _start_each(self) -> None:
+        for worker in WORKERS:
+            self.loop.start(worker)
+
+    def _freeze(self, *workers: str) -> None:
+        self._underway(workers[0])
         self._kafka.freeze()
         try:
             time.sleep(self._rng.uniform(0.2, 1))
-            self.loop.kill(worker)
-            self.loop.start(worker)
+            for worker in workers:
+                self.loop.kill(worker)
+                self.loop.start(worker)
             time.sleep(self._rng.uniform(0.5, 2))
         finally:
             self._kafka.thaw()
+
+    def _freeze_all(self) -> None:
+        self._freeze(*reversed(WORKERS))
 
     def _restart_kafka(self) -> None:
         self._underway(self._any())
@@ -159,10 +199,11 @@ class Trial:
 
 @contextmanager
 def trial(
-    folder: Path, kafka: LocalKafka, redis_server: LocalRedis, n_pieces: int, seed: int
+    folder: Path, kafka: LocalKafka, redis_server: LocalRedis, disturbances: Sequence[str], seed: int
 ) -> Iterator[tuple[Trial, Undisturbed]]:
     """A loop whose first events are sent, and what is to come of all of them."""
-    sent = list(lines(product((n_pieces + 1) * PIECE), faults(seed)))
+    n_cut = n_pieces(disturbances)
+    sent = list(lines(product((n_cut + 1) * PIECE), faults(seed)))
     slates = [i for i, line in enumerate(sent) if b'"impression"' in line[:30]]
     with installed(folder, kafka.bootstrap, redis_server.url, **SECTIONS) as loop:
         n = loop.settings.stream.partitions
@@ -173,12 +214,9 @@ def trial(
         records = FileSource(whole, n).poll(1 << 30)
         loop.instep("send", str(first))
         expected = undisturbed(loop.settings, records)
-        yield Trial(loop, kafka, redis_server, records, n_first, n_pieces, seed), expected
+        yield Trial(loop, kafka, redis_server, records, n_first, n_cut, seed), expected
 
 
 def faults(seed: int) -> Faults:
     """Events that come twice, late, too late or broken."""
     return Faults(duplicated=0.05, late=0.05, late_s=3, broken=0.02, seed=seed)
-
-
-__all__ = ["PIECE", "Trial", "Undisturbed", "differences", "trial"]

@@ -262,9 +262,11 @@ def test_an_address_where_nobody_answers_is_named_with_its_setting() -> None:
     before = threading.active_count()
     nowhere = Cluster(f"127.0.0.1:{port}", timeout_ms=1_000)
     told = rf"^kafka\.bootstrap: expected a broker, got no answer from 127\.0\.0\.1:{port}$"
-    with pytest.raises(LogError, match=told):
-        nowhere.check({"a": 1})
-    for open_it in (lambda: KafkaSource(nowhere, "a"), lambda: KafkaSink(nowhere, "a", "x")):
+    for open_it in (
+        lambda: nowhere.check({"a": 1}),
+        lambda: KafkaSource(nowhere, "a"),
+        lambda: KafkaSink(nowhere, "a", "x"),
+    ):
         with pytest.raises(Unavailable, match=told):
             open_it()
     until(lambda: threading.active_count() == before)  # nothing of it is left running

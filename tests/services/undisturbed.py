@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 
 import msgspec
@@ -175,7 +175,7 @@ def published(loop: Installation) -> list[Version]:
     return [publication.version for publication in whole if publication is not None]
 
 
-def _compared(what: str, got: list[object] | list, wanted: list) -> list[str]:  # type: ignore[type-arg]
+def _compared(what: str, got: Sequence[object], wanted: Sequence[object]) -> list[str]:
     if got == wanted:
         return []
     seen: dict[object, int] = {}
