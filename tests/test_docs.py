@@ -66,7 +66,7 @@ def test_every_command_of_the_readme_is_a_target_or_a_subcommand() -> None:
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {"demo", "test"} <= set(re.findall(r"(?:^    |`)make (\w+)", README, re.MULTILINE)) <= targets
     cli = (ROOT / "instep" / "cli.py").read_text()
-    for command in re.findall(r"bin/instep (?:import )?(\w+)", README):
+    for command in re.findall(r"bin/instep (?:import |topics )?(\w+)", README):
         assert f"def {command}(" in cli, command
 
 
