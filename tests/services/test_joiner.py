@@ -24,8 +24,10 @@ from tests.stream.test_joiner import (  # noqa: F401  # the same tests
     test_a_worker_writes_what_the_pure_joiner_makes,
     test_it_is_ready_when_all_state_is_read_back_and_drained_when_nothing_waits,
     test_metrics_say_what_became_of_every_record,
+    test_nothing_is_read_of_a_partition_that_went_while_another_one_comes,
     test_state_of_other_rules_is_refused_with_its_topic,
     test_too_many_unusable_records_stop_it_and_that_poll_is_not_committed,
+    test_users_who_are_gone_do_not_come_back_with_a_restart,
     test_what_was_not_committed_is_done_again,
     test_workers_hand_partitions_over,
 )

@@ -137,6 +137,28 @@ class _Member:
         self._group.members.remove(self)
 
 
+class Told:
+    """Logs of which a worker has the partitions that it is told, and is its own share."""
+
+    def __init__(self, logs: Logs, partitions: Iterable[int]) -> None:
+        self.source, self.sink = logs.source, logs.sink
+        self.told = frozenset(partitions)
+        self._mine = self.told
+
+    def share(self, let_go: LetGo) -> Share:
+        self._let_go = let_go
+        return self
+
+    def partitions(self) -> frozenset[int]:
+        gone, self._mine = self._mine - self.told, self.told
+        if gone:
+            self._let_go(gone)
+        return self._mine
+
+    def close(self) -> None:
+        self._let_go(self._mine)
+
+
 class Failing:
     """Logs of which the ``n``-th commit does not answer."""
 

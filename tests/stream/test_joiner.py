@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -9,7 +10,7 @@ import msgspec
 import pytest
 
 from stream import host
-from stream.events import Sample, decode_sample
+from stream.events import Sample, Tick, decode_event, decode_sample, encode_event
 from stream.join import Dead, Joiner
 from stream.joiner import DEAD, SAMPLES, STATE, JoinerWorker
 from stream.log import LogError, Record, Unavailable
@@ -21,6 +22,7 @@ from tests.stream.joining import (
     Failing,
     MemoryWorld,
     N,
+    Told,
     TooManyDeadError,
     World,
     Written,
@@ -146,6 +148,58 @@ def test_a_partition_that_goes_while_its_state_is_read_back_is_let_go_of(
     until_drained(second)
     second.close()
     check(world)
+
+
+def test_nothing_is_read_of_a_partition_that_went_while_another_one_comes(
+    new_world: NewWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = new_world()
+    world.append(RECORDS[:600])
+    other = worker_of(world.logs([1]))
+    until_drained(other)
+    other.close()
+    logs = Told(world.logs(), {0})
+    worker = worker_of(logs)
+    until_drained(worker)
+    world.append(RECORDS[600:])
+    monkeypatch.setattr(host, "READ_BACK", 3)
+    logs.told = frozenset({1})
+    n_steps = 0
+    while worker.partitions != {1}:
+        worker.step()
+        n_steps += 1
+    assert n_steps > 1
+    until_drained(worker)
+    worker.close()
+    last = worker_of(world.logs([0]))
+    until_drained(last)
+    last.close()
+    check(world)
+
+
+def test_users_who_are_gone_do_not_come_back_with_a_restart(new_world: NewWorld) -> None:
+    world = new_world()
+    now, hour_ms = decode_event(RECORDS[-1].value).at_ms, 3_600_000
+    seen = Counter(r.partition for r in RECORDS)
+    time_passes = tuple(
+        Record(p, seen[p] + n, b"", encode_event(Tick(now + (n + 1) * hour_ms)))
+        for n in range(RULES.history_ttl_ms // hour_ms + 2)
+        for p in range(N)
+    )
+    world.append(RECORDS)
+    worker = worker_of(world.logs(range(N)))
+    until_drained(worker)
+    world.append(time_passes[:-N])
+    until_drained(worker)
+    worker.close()
+    assert [list(laid_over(written)) for written in world.read(STATE)] == [[b""]] * N
+    metrics = Metrics("joiner")
+    worker = worker_of(world.logs(range(N)), metrics)
+    world.append(time_passes[-N:])
+    until_drained(worker)
+    worker.close()
+    assert value(metrics, "instep_users") == 0
+    check(world, (*RECORDS, *time_passes))
 
 
 def test_it_is_ready_when_all_state_is_read_back_and_drained_when_nothing_waits(new_world: NewWorld) -> None:
