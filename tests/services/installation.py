@@ -9,6 +9,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,6 @@ class Installation:
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._n_told: dict[str, int] = {}
         self._sources: dict[str, KafkaSource] = {}
-        self._index = RedisIndex(redis_client(self.settings), name)
 
     def instep(self, *words: str, code: int = 0) -> str:
         """Run a command to its end; what it wrote. AssertionError if it did not end with this code."""
@@ -104,10 +104,10 @@ class Installation:
             source.close()
         return found
 
-    @property
+    @cached_property
     def index(self) -> RedisIndex:
         """What the indexer writes."""
-        return self._index
+        return RedisIndex(redis_client(self.settings), self.settings.redis.prefix)
 
     def start(self, worker: str, n: int = 1) -> None:
         """Start a worker, or the ``n``-th process of that kind; it runs until it is told otherwise."""
@@ -148,7 +148,7 @@ class Installation:
         """A number that grows as a worker gets on; -1 if its output cannot be reached now."""
         try:
             if worker == "indexer":
-                version = self._index.version
+                version = self.index.version
                 return -1 if version is None else (version.epoch << 32) + version.step
             return sum(self._source("samples" if worker == "joiner" else "model").end().values())
         except Unavailable:

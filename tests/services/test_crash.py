@@ -28,7 +28,7 @@ def own_redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalRedis]:
         yield server
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 def test_a_loop_that_is_disturbed_everywhere_comes_to_the_end_of_an_undisturbed_run(
     own_kafka: LocalKafka, own_redis: LocalRedis, tmp_path: Path
 ) -> None:
