@@ -107,6 +107,7 @@ class _Consumer(aiokafka.Consumer):
                 )
             if not committed or committed < start:
                 await self.seek_wait({tp: start})
+            log.info("reading on where=%s offset=%d end=%d", where, max(start, committed or 0), end)
             self._places.begin(tp.partition, max(start, committed or 0), end)
 
 
@@ -123,6 +124,8 @@ def make_app(cluster: Cluster, group: str, places: Places) -> faust.App:
     LogError
         If Faust cannot reach a cluster with these client settings.
     """
+    for name in ("faust", "mode", "aiokafka"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # they tell of each of their parts
     brokers = [URL(f"kafka://{one.strip()}") for one in cluster.bootstrap.split(",")]
     app = faust.App(
         group,

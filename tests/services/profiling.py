@@ -6,11 +6,13 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from kafka import TopicPartition
+from kafka.structs import OffsetAndMetadata
 from numpy.typing import NDArray
 
 from stream import logs
@@ -20,7 +22,7 @@ from stream.events import Action, BadEvent, Origin, decode_event, key_of
 from stream.kafka import KafkaWriter
 from stream.log import Record
 from stream.metrics import Metrics
-from stream.profiles import MemoryProfiles, Profiles
+from stream.profiles import MemoryProfiles, Profiles, Put
 from stream.redis_client import Client
 from stream.redis_profiles import RedisProfiles
 from stream.service import now_ms
@@ -28,7 +30,9 @@ from tests.stream.joining import FIELDS, RULES, N
 
 ROOT = Path(__file__).parent.parent.parent
 WITHIN_S = 60.0
-MAX_HISTORY = RULES.max_history
+MAX_HISTORY = 2_048
+TTL_MS = 1_000 * 86_400_000
+"""Longer than the year by which some of the broken events are ahead: as of then all others are there still."""
 Kept = dict[str, tuple[NDArray[np.uint64], NDArray[np.int64]]]
 """Keys and event times of each user."""
 
@@ -53,10 +57,31 @@ class ProfilesWorld:
 
     def committed(self) -> int:
         """How many records the group has done with."""
+        return sum(self.committed_by_partition().values())
+
+    def committed_by_partition(self) -> dict[int, int]:
+        """The next offsets that the group has committed."""
+        group = self.cluster.topic("profiles")
         with self.cluster.admin() as admin:
-            group = self.cluster.topic("profiles")
-            offsets = admin.list_group_offsets({group: None})[group]
-        return sum(max(0, at.offset) for at in offsets.values())
+            return {
+                at.partition: found.offset for at, found in admin.list_group_offsets(group)[group].items()
+            }
+
+    def commit(self, offsets: dict[int, int]) -> None:
+        """Let the group stand at these offsets."""
+        topic, group = self.cluster.topic("events"), self.cluster.topic("profiles")
+        with self.cluster.admin() as admin:
+            admin.alter_group_offsets(
+                group, {TopicPartition(topic, p): OffsetAndMetadata(at, "", -1) for p, at in offsets.items()}
+            )
+
+    def n_kept(self, records: Iterable[Record]) -> int:
+        """How many behaviours Redis has."""
+        return total(self.kept(records))
+
+    def of_first(self, records: Iterable[Record], ends: dict[int, int]) -> Kept:
+        """What profiles in memory have after the records before these offsets."""
+        return expected([record for record in records if record.offset < ends.get(record.partition, 0)])
 
     def kept(self, records: Iterable[Record]) -> Kept:
         """What Redis has of the users of these records."""
@@ -92,8 +117,8 @@ class ProfilesWorld:
         return done.stderr
 
 
-def redis_profiles(client: Client, prefix: str) -> RedisProfiles:
-    return RedisProfiles(client, len(FIELDS.item), MAX_HISTORY, prefix=prefix)
+def redis_profiles(client: Client, prefix: str, kind: type[RedisProfiles] = RedisProfiles) -> RedisProfiles:
+    return kind(client, len(FIELDS.item), MAX_HISTORY, TTL_MS, prefix)
 
 
 def actions(records: Iterable[Record]) -> Iterator[tuple[Record, Action]]:
@@ -109,20 +134,49 @@ def actions(records: Iterable[Record]) -> Iterator[tuple[Record, Action]]:
 
 def expected(records: Iterable[Record]) -> Kept:
     """What profiles in memory have after all of these, each once and in order."""
-    profiles = MemoryProfiles(len(FIELDS.item), MAX_HISTORY)
-    for record, event in actions(records):
-        keys = FIELDS.item_keys(event.item, event.features)
-        origin = Origin(record.partition, record.offset, 0)
-        profiles.put(key_of("user", event.user), origin, keys, event.at_ms, key_of("kind", event.kind))
+    profiles = MemoryProfiles(len(FIELDS.item), MAX_HISTORY, TTL_MS)
+    put_in(profiles, records)
     return histories(records, profiles)
 
 
 def histories(records: Iterable[Record], profiles: Profiles) -> Kept:
-    users = sorted({event.user for _, event in actions(records)})
-    return {user: profiles.get(key_of("user", user), 2**53, MAX_HISTORY) for user in users}
+    """The whole sequences of the users of these records, as of a moment after the newest action."""
+    happened = [event for _, event in actions(records)]
+    after_ms = max(event.at_ms for event in happened) + 1
+    users = sorted({event.user for event in happened})
+    return {user: profiles.get(key_of("user", user), after_ms, MAX_HISTORY) for user in users}
+
+
+def total(kept: Kept) -> int:
+    """Behaviours of all users."""
+    return sum(len(at_ms) for _, at_ms in kept.values())
+
+
+def n_new(records: Iterable[Record]) -> int:
+    """How many of the records add a behaviour."""
+    profiles = MemoryProfiles(len(FIELDS.item), MAX_HISTORY, TTL_MS)
+    return sum(put_in(profiles, records))
+
+
+def put_in(profiles: Profiles, records: Iterable[Record]) -> list[bool]:
+    """Put the behaviours among these in order; whether each is new."""
+    return profiles.put_many(
+        [
+            Put(
+                key_of("user", event.user),
+                Origin(record.partition, record.offset, 0),
+                FIELDS.item_keys(event.item, event.features),
+                event.at_ms,
+                key_of("kind", event.kind),
+            )
+            for record, event in actions(records)
+        ]
+    )
 
 
 def same(kept: Kept, wanted: Kept) -> bool:
+    """Whether two are equal; that what is wanted holds anything is asserted."""
+    assert total(wanted) > 0, "expected behaviours to compare, got none"
     return kept.keys() == wanted.keys() and all(
         np.array_equal(a, b) for user in kept for a, b in zip(kept[user], wanted[user], strict=True)
     )
@@ -138,16 +192,15 @@ def until(is_so: Callable[[], bool], told: Path, *children: subprocess.Popen[byt
         time.sleep(0.02)
 
 
-class SlowProfiles:
+class SlowProfiles(RedisProfiles):
     """Profiles that take their time, so that there is a middle to be killed in."""
 
-    def __init__(self, profiles: RedisProfiles, wait_s: float) -> None:
-        self.get, self.put = profiles.get, profiles.put
-        self._put_many, self._wait_s = profiles.put_many, wait_s
-
-    def put_many(self, puts):  # type: ignore[no-untyped-def]
-        time.sleep(self._wait_s)
-        return self._put_many(puts)
+    def put_many(self, puts: Sequence[Put]) -> list[bool]:
+        done: list[bool] = []
+        for at in range(0, len(puts), 20):
+            time.sleep(0.05)
+            done += super().put_many(puts[at : at + 20])
+        return done
 
 
 def main(bootstrap: str, prefix: str, redis_url: str, *words: str) -> None:
@@ -155,7 +208,7 @@ def main(bootstrap: str, prefix: str, redis_url: str, *words: str) -> None:
     client = Client(redis_url, timeout_ms=1_000)
     run(
         Cluster(bootstrap, prefix=prefix, timeout_ms=10_000),
-        redis_profiles(client, prefix),
+        redis_profiles(client, prefix, SlowProfiles if "slowly" in words else RedisProfiles),
         FIELDS,
         RULES.history_kinds,
         Metrics("profiles"),

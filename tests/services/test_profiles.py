@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import random
+import re
+import signal
+from pathlib import Path
+from urllib.request import urlopen
+
 import pytest
 
+from stream.kafka import KafkaSink
+from tests.services.processes import local_redis
 from tests.services.profiling import (
+    WITHIN_S,
     ProfilesWorld,
     expected,
+    n_new,
     same,
+    total,
+    until,
 )
 from tests.services.servers import KafkaServer, RedisServer
 from tests.stream.joining import recorded
@@ -27,3 +39,145 @@ def test_once_drains_and_the_profiles_equal_those_in_memory(world: ProfilesWorld
     assert world.committed() == len(RECORDS)
     world.drain()
     assert same(world.kept(RECORDS), expected(RECORDS))
+
+
+def test_killed_three_times_in_the_middle_it_comes_out_the_same(world: ProfilesWorld, tmp_path: Path) -> None:
+    told, rng = tmp_path / "stderr", random.Random(3)
+    at_kills: list[int] = []
+    world.append(RECORDS)
+    for n in range(3):
+        with world.worker(told, "slowly") as child:
+            enough = min(len(RECORDS), rng.randrange(300, 700) + sum(at_kills[-1:]))
+            until(lambda enough=enough: world.n_kept(RECORDS) >= enough, told, child)  # type: ignore[misc]
+            child.kill()
+        at_kills.append(world.n_kept(RECORDS))
+        assert "CRITICAL" not in told.read_text(), f"kill {n}: {told.read_text()}"
+    assert at_kills[-1] < total(expected(RECORDS)), "expected something left to do after the last kill"
+    world.drain()
+    assert same(world.kept(RECORDS), expected(RECORDS))
+
+
+def test_sigterm_ends_it_with_0_and_what_was_written_is_committed(
+    world: ProfilesWorld, tmp_path: Path
+) -> None:
+    told = tmp_path / "stderr"
+    world.append(RECORDS)
+    with world.worker(told, "slowly") as child:
+        until(lambda: world.n_kept(RECORDS) >= 300, told, child)
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(WITHIN_S) == 0, told.read_text()
+    at_end, committed = world.n_kept(RECORDS), world.committed()
+    assert 0 < committed < len(RECORDS), "expected a batch in the middle"
+    assert at_end == total(world.of_first(RECORDS, world.committed_by_partition()))
+    world.drain()
+    assert same(world.kept(RECORDS), expected(RECORDS))
+
+
+def test_without_redis_it_ends_with_1_and_commits_nothing_that_is_not_written(
+    kafka: KafkaServer, tmp_path: Path
+) -> None:
+    told = tmp_path / "stderr"
+    with local_redis(tmp_path) as redis:
+        world = ProfilesWorld(kafka.bootstrap, redis.url)
+        half = len(RECORDS) // 2
+        world.append(RECORDS[:half])
+        with world.worker(told) as child:
+            until(lambda: same(world.kept(RECORDS[:half]), expected(RECORDS[:half])), told, child)
+            redis.stop()
+            world.append(RECORDS[half:])
+            assert child.wait(WITHIN_S) == 1, told.read_text()
+        assert "redis.url: expected an answer" in told.read_text()
+        redis.start()
+        written = total(world.of_first(RECORDS, world.committed_by_partition()))
+        assert total(expected(RECORDS[:half])) <= written <= world.n_kept(RECORDS) < total(expected(RECORDS))
+        world.drain()
+        assert same(world.kept(RECORDS), expected(RECORDS))
+
+
+def test_a_redis_that_comes_back_at_once_costs_nothing(kafka: KafkaServer, tmp_path: Path) -> None:
+    told = tmp_path / "stderr"
+    with local_redis(tmp_path) as redis:
+        world = ProfilesWorld(kafka.bootstrap, redis.url)
+        half = len(RECORDS) // 2
+        world.append(RECORDS[:half])
+        with world.worker(told) as child:
+            until(lambda: same(world.kept(RECORDS[:half]), expected(RECORDS[:half])), told, child)
+            redis.stop()
+            redis.start()
+            world.append(RECORDS[half:])
+            until(lambda: same(world.kept(RECORDS), expected(RECORDS)), told, child)
+
+
+def test_a_second_worker_joins_and_leaves_and_nothing_is_lost(world: ProfilesWorld, tmp_path: Path) -> None:
+    told = tmp_path / "stderr"
+    some = len(RECORDS) // 3
+    world.append(RECORDS[:some])
+    with world.worker(told, "slowly") as first:
+        until(lambda: world.n_kept(RECORDS) >= 50, told, first)
+        with world.worker(told, "slowly") as second:
+            world.append(RECORDS[some : 2 * some])
+            until(lambda: told.read_text().count(" reading on ") >= 4, told, first, second)
+            world.append(RECORDS[2 * some :])
+            until(
+                lambda: world.n_kept(RECORDS) >= total(expected(RECORDS[: 2 * some])) - 50,
+                told,
+                first,
+                second,
+            )
+            second.send_signal(signal.SIGTERM)
+            assert second.wait(WITHIN_S) == 0, told.read_text()
+        until(lambda: same(world.kept(RECORDS), expected(RECORDS)), told, first)
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(WITHIN_S) == 0, told.read_text()
+    assert world.committed() == len(RECORDS)
+
+
+def test_health_and_metrics_say_what_became_of_every_record(world: ProfilesWorld, tmp_path: Path) -> None:
+    told = tmp_path / "stderr"
+    world.append(RECORDS)
+    with world.worker(told) as child:
+        until(lambda: " port=" in told.read_text(), told, child)
+        found = re.search(r" port=(\d+)", told.read_text())
+        assert found is not None
+        asked = f"http://127.0.0.1:{found[1]}"
+        until(lambda: world.committed() == len(RECORDS), told, child)
+        assert urlopen(f"{asked}/healthz").read() == b"alive\n"
+        assert urlopen(f"{asked}/readyz").read() == b"ready\n"
+        page = urlopen(f"{asked}/metrics").read().decode()
+    counted = {
+        name: sum(float(n) for n in re.findall(rf"{name}\{{.*?\}} (\S+)", page))
+        for name in ("instep_records_in_total", "instep_outcomes_total", "instep_lag_records")
+    }
+    assert counted == {
+        "instep_records_in_total": len(RECORDS),
+        "instep_outcomes_total": len(RECORDS),
+        "instep_lag_records": 0,
+    }
+    used = re.search(r'instep_outcomes_total\{outcome="used.history",.*?\} (\S+)', page)
+    assert used is not None
+    assert float(used[1]) == n_new(RECORDS)
+    assert 'instep_event_latency_seconds_count{stage="profile"' in page
+
+
+def test_a_group_that_is_ahead_of_the_log_is_told_where(world: ProfilesWorld, tmp_path: Path) -> None:
+    told = tmp_path / "stderr"
+    world.append(RECORDS[:10])
+    world.commit({0: 1_000})
+    with world.worker(told) as child:
+        assert child.wait(WITHIN_S) == 1
+    assert "partition 0: expected the group's offset in 0.." in told.read_text()
+
+
+def test_a_gap_in_the_offsets_ends_it_before_anything_behind_the_gap_is_committed(
+    world: ProfilesWorld, tmp_path: Path
+) -> None:
+    told = tmp_path / "stderr"
+    sink = KafkaSink(world.cluster, "events", world.cluster.prefix)
+    for record in [one for one in RECORDS if one.partition == 0][:2]:
+        sink.write(0, record.key, record.value)
+        sink.commit()  # its end takes an offset too
+    sink.close()
+    with world.worker(told) as child:
+        assert child.wait(WITHIN_S) == 1
+    assert "partition 0: expected offset 1 (none is left out without transactions), got 2" in told.read_text()
+    assert world.committed_by_partition().get(0, 0) <= 1
