@@ -198,7 +198,7 @@ class SlowProfiles(RedisProfiles):
     def put_many(self, puts: Sequence[Put]) -> list[bool]:
         done: list[bool] = []
         for at in range(0, len(puts), 20):
-            time.sleep(0.05)
+            time.sleep(0.1)
             done += super().put_many(puts[at : at + 20])
         return done
 

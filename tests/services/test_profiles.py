@@ -43,16 +43,16 @@ def test_once_drains_and_the_profiles_equal_those_in_memory(world: ProfilesWorld
 
 def test_killed_three_times_in_the_middle_it_comes_out_the_same(world: ProfilesWorld, tmp_path: Path) -> None:
     told, rng = tmp_path / "stderr", random.Random(3)
-    at_kills: list[int] = []
+    n_all, n_kept = total(expected(RECORDS)), 0
     world.append(RECORDS)
     for n in range(3):
+        enough = n_all * (n + 1) // 5 + rng.randrange(n_all // 10)
         with world.worker(told, "slowly") as child:
-            enough = min(len(RECORDS), rng.randrange(300, 700) + sum(at_kills[-1:]))
             until(lambda enough=enough: world.n_kept(RECORDS) >= enough, told, child)  # type: ignore[misc]
             child.kill()
-        at_kills.append(world.n_kept(RECORDS))
-        assert "CRITICAL" not in told.read_text(), f"kill {n}: {told.read_text()}"
-    assert at_kills[-1] < total(expected(RECORDS)), "expected something left to do after the last kill"
+        before, n_kept = n_kept, world.n_kept(RECORDS)
+        assert before < n_kept < n_all, "expected each kill to be in the middle"
+        assert "CRITICAL" not in told.read_text(), told.read_text()
     world.drain()
     assert same(world.kept(RECORDS), expected(RECORDS))
 
