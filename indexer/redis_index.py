@@ -34,8 +34,8 @@ from stream.redis_client import Client, script
 
 SHARDS = 16
 """Hash tags over which buckets are spread: so many nodes of a cluster can share them."""
-CALL_ROWS = 200
-"""Rows of one call: it holds the server for about a millisecond."""
+CALL_ROWS, CALLS_AT_A_TIME = 200, 4
+"""Rows of one call, which holds the server for about a millisecond, and calls that may come in one piece."""
 STAGED_S = 3_600
 """How long the parts of an update that came to nothing are kept."""
 TRIES = 8
@@ -196,7 +196,7 @@ class RedisIndex:
         """Write the rows of the head's update, and say so."""
         if head.base is None:
             raise _Overtaken
-        answers = self._client.calls(self._writes(head.base, update))
+        answers = self._client.calls(self._writes(head.base, update), CALLS_AT_A_TIME)
         if any(written < 0 for written, _ in answers):
             raise _Overtaken
         done = self._swap(

@@ -24,7 +24,7 @@ from stream import redis_client
 from stream.events import Origin, Version
 from stream.log import Unavailable
 from stream.profiles import MemoryProfiles, Put
-from stream.redis_client import Client, RedisSettingsError
+from stream.redis_client import AT_A_TIME, Client, RedisSettingsError
 from stream.redis_profiles import RedisProfiles
 from tests.services.processes import LocalRedis, local_redis
 from tests.services.ready import free_port
@@ -65,14 +65,14 @@ class Watched(Client):
             self.event()
         return super().call(*command)
 
-    def calls(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
+    def calls(self, commands: Iterable[Sequence[Any]], at_a_time: int = AT_A_TIME) -> list[Any]:
         some = list(commands)
         first, self.n_left = self.n_left, self.n_left - len(some)
         if not 0 < first <= len(some):
-            return super().calls(some)
-        before = super().calls(some[: first - 1])
+            return super().calls(some, at_a_time)
+        before = super().calls(some[: first - 1], at_a_time)
         self.event()
-        return before + super().calls(some[first - 1 :])
+        return before + super().calls(some[first - 1 :], at_a_time)
 
 
 def die() -> None:
@@ -359,10 +359,10 @@ class Twice(Client):
         super().call(*command)
         return super().call(*command)
 
-    def calls(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
+    def calls(self, commands: Iterable[Sequence[Any]], at_a_time: int = AT_A_TIME) -> list[Any]:
         some = list(commands)
-        super().calls(some)
-        return super().calls(some)
+        super().calls(some, at_a_time)
+        return super().calls(some, at_a_time)
 
 
 def test_a_call_whose_answer_was_lost_may_be_made_again(server: LocalRedis, client: Client) -> None:
