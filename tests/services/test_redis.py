@@ -436,7 +436,7 @@ def test_a_store_grows_by_itself_and_who_follows_sees_nothing_of_it(client: Clie
         follow(follower, index)
         assert same(index.load(), follower.load())
     assert n_loads == 0
-    base = index._head().base
+    base = index.base
     assert base is not None
     assert base.n_buckets > MIN_BUCKETS
     assert {key.split(":")[2] for key in names(client) if key.startswith("{growing:")} == {base.name}
