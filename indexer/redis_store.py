@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,9 @@ from stream.redis_client import Client, script
 
 SHARDS = 16
 """Hash tags over which buckets are spread: so many nodes of a cluster can share them."""
-CALL_ROWS, CALLS_AT_A_TIME = 200, 4
-"""Rows of one call, which holds the server for about a millisecond, and calls that may come in one piece."""
+CALL_ROWS, CALLS_AT_A_TIME, WRITERS = 200, 2, 2
+"""Rows of one call, which holds the server for about a millisecond, calls that may come in one piece, and connections:
+the server writes for one while the rows of the other are packed."""
 
 
 class Overtaken(Exception):
@@ -63,7 +66,12 @@ class Store:
         Overtaken
             If the base is gone, or the rows of a later update are there.
         """
-        answers = self._client.calls(self._writes(base, update), CALLS_AT_A_TIME)
+        writes = list(self._writes(base, update))
+        with ThreadPoolExecutor(WRITERS) as writers:
+            shares = (writes[i::WRITERS] for i in range(WRITERS))
+            answers = [
+                a for some in writers.map(self._client.calls, shares, repeat(CALLS_AT_A_TIME)) for a in some
+            ]
         if any(written < 0 for written, _ in answers):
             raise Overtaken
         return sum(written for written, _ in answers), max((fullest for _, fullest in answers), default=0)
