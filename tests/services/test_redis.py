@@ -448,6 +448,22 @@ def test_a_store_grows_by_itself_and_who_follows_sees_nothing_of_it(client: Clie
     assert {key.split(":")[2] for key in names(client) if key.startswith("{growing:")} == {base.name}
 
 
+def test_who_loads_while_the_store_grows_gets_all_rows(server: LocalRedis, client: Client) -> None:
+    rng = np.random.default_rng(2)
+    first, second = (rng.integers(1, 2**63, n, np.uint64).tolist() for n in (10_000, 50_000))
+    index = new(client, "wider")
+    index.apply(make_update(Version(0, 1), None, dict.fromkeys(first, 1)))
+    before = index.base
+    more = make_update(Version(0, 2), Version(0, 1), dict.fromkeys(second, 2))
+    reader = Watched(server.url, MIN_BUCKETS // 2, lambda: index.apply(more))
+    whole = new(reader, "wider").load()
+    reader.close()
+    assert index.base != before
+    assert whole is not None
+    assert sorted(whole.keys.tolist()) == sorted({*first, *second})
+    assert same(whole, index.load())
+
+
 def test_the_log_is_bounded_by_number_and_by_bytes(client: Client) -> None:
     trainer = Trainer(9)
     updates = [trainer.publish(whole=n == 0) for n in range(10)]
