@@ -6,12 +6,13 @@ A key is ``rest * n_buckets + bucket``. Bucket ``b`` is two strings, whose recor
     vectors   | field 1 | vector 4 x dim | field 1 | ...              129 bytes a row with 32 dims
 
 What a string of its own costs the server (a slot, an entry, an object, the name: about 110 bytes) is shared by the
-rows of a bucket, and the fence reads 20 bytes where it lies beside the code that it guards.
+rows of a bucket, and a row's step lies beside the code that it guards.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -25,7 +26,7 @@ REST, STEP = 7, 5
 MIN_BUCKETS = 256
 """With fewer, the rest of a key would not fit its 7 bytes."""
 FILL = 56
-"""Rows of a bucket when it is made: 24 bytes a row all told, at 1 M rows (``benchmarks.redis_index``)."""
+"""Rows of a bucket when it is made: 24.7 bytes a row all told, at 1 M rows (``benchmarks.redis_index``)."""
 CROWDED = 4 * FILL
 """Rows of one bucket with which it is time for more of them: they have about doubled then, give or take."""
 
@@ -53,9 +54,9 @@ class Base(Struct, frozen=True):
 
 
 class Records(NamedTuple):
-    """Rows in the order of their buckets."""
+    """Rows in the order of the places of their buckets."""
 
-    buckets: NDArray[np.int64]
+    places: NDArray[np.int64]
     """``[n]``, ascending."""
     codes: Bytes
     """``[n, code_bytes]``."""
@@ -63,11 +64,11 @@ class Records(NamedTuple):
     """``[n, vector_bytes]``."""
 
     def by_bucket(self) -> Iterator[tuple[int, bytes, bytes]]:
-        """Each bucket that has rows, with its two strings."""
-        buckets, first = np.unique(self.buckets, return_index=True)
-        ends = np.append(first, len(self.buckets))[1:].tolist()
-        for bucket, start, end in zip(buckets.tolist(), first.tolist(), ends, strict=True):
-            yield bucket, self.codes[start:end].tobytes(), self.vectors[start:end].tobytes()
+        """Each place that has rows, with its two strings."""
+        places, first = np.unique(self.places, return_index=True)
+        ends = np.append(first, len(self.places))[1:].tolist()
+        for place, start, end in zip(places.tolist(), first.tolist(), ends, strict=True):
+            yield place, self.codes[start:end].tobytes(), self.vectors[start:end].tobytes()
 
 
 def n_buckets_for(n_rows: int) -> int:
@@ -81,8 +82,13 @@ def split(keys: NDArray[np.uint64], base: Base) -> tuple[NDArray[np.int64], Byte
     return buckets.astype(np.int64), _bytes(rests, 8)[:, :REST]
 
 
-def pack(update: Update, base: Base) -> Records:
-    """The rows of an update, by bucket.
+def place_of(buckets: NDArray[np.int64], base: Base, n_shards: int) -> NDArray[np.int64]:
+    """Places int64 ``[n]`` of buckets, in an order in which those of a shard, ``bucket % n_shards``, are neighbours."""
+    return buckets % n_shards * -(-base.n_buckets // n_shards) + buckets // n_shards
+
+
+def pack(update: Update, base: Base, n_shards: int = 1) -> Records:
+    """The rows of an update, by place; with one shard that is the bucket.
 
     Raises
     ------
@@ -98,11 +104,14 @@ def pack(update: Update, base: Base) -> Records:
     if n and not 0 <= update.steps.min() <= update.steps.max() < 1 << 8 * STEP:
         raise ValueError(f"update {update.version}: expected steps in 0..2**{8 * STEP}, got {update.steps}")
     buckets, rests = split(update.keys, base)
-    order = np.argsort(buckets, kind="stable")
+    places = place_of(buckets, base, n_shards)
+    order = np.argsort(places, kind="stable")
     steps = _bytes(update.steps.astype(np.uint64), 8)[:, :STEP]
     codes = np.concatenate([rests, _bytes(update.codes, 8 * base.words), steps], axis=1)
-    vectors = np.concatenate([update.fields[:, None], _bytes(update.vectors, 4 * base.dim)], axis=1)
-    return Records(buckets[order], codes[order], vectors[order])
+    vectors = np.empty((n, base.vector_bytes), np.uint8)
+    vectors[:, 0] = update.fields[order]
+    vectors[:, 1:] = _bytes(update.vectors, 4 * base.dim)[order]
+    return Records(places[order], codes[order], vectors)
 
 
 class Call(NamedTuple):
@@ -126,36 +135,33 @@ def plan(update: Update, base: Base, n_shards: int, n_rows: int) -> Iterator[Cal
     n_rows
         Of a call, about: a bucket is not cut.
     """
-    records = pack(update, base)
+    places, codes, vectors = pack(update, base, n_shards)
     gone, rests = split(update.tombstones, base)
-    # buckets by shard: their places in that order, and back
-    per_shard = -(-base.n_buckets // n_shards)
-    places = records.buckets % n_shards * per_shard + records.buckets // n_shards
-    gone_places = gone % n_shards * per_shard + gone // n_shards
-    order, gone_order = np.argsort(places, kind="stable"), np.argsort(gone_places, kind="stable")
-    places, gone_places = places[order], gone_places[gone_order]
+    gone_places = place_of(gone, base, n_shards)
+    order = np.argsort(gone_places, kind="stable")
+    gone_places, rests = gone_places[order], rests[order]
     touched = np.union1d(places, gone_places)
     ends = np.searchsorted(places, touched, "right")
     gone_ends = np.searchsorted(gone_places, touched, "right")
     sizes = np.diff([ends, gone_ends], prepend=0).T.astype("<u2")
+    per_shard = -(-base.n_buckets // n_shards)
     shards = touched // per_shard
     buckets = touched % per_shard * n_shards + shards
     cuts = np.flatnonzero(np.diff([shards, (ends + gone_ends - 1) // n_rows]).any(axis=0)) + 1
     start = gone_start = 0
-    for i, j in zip([0, *cuts.tolist()], [*cuts.tolist(), len(touched)], strict=True):
+    for i, j in pairwise([0, *cuts.tolist(), len(touched)]):
         if i == j:
-            break
-        rows = order[start : ends[j - 1]]
-        gone_rows = gone_order[gone_start : gone_ends[j - 1]]
-        start, gone_start = int(ends[j - 1]), int(gone_ends[j - 1])
+            break  # nothing is touched
+        end, gone_end = int(ends[j - 1]), int(gone_ends[j - 1])
         yield Call(
             int(shards[i]),
             buckets[i:j].tolist(),
             sizes[i:j].tobytes(),
-            records.codes[rows].tobytes(),
-            records.vectors[rows].tobytes(),
-            rests[gone_rows].tobytes(),
+            codes[start:end].tobytes(),
+            vectors[start:end].tobytes(),
+            rests[gone_start:gone_end].tobytes(),
         )
+        start, gone_start = end, gone_end
 
 
 class Rows(NamedTuple):

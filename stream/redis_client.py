@@ -23,7 +23,8 @@ OLDEST = (6, 2)
 SCHEMES = ("redis", "rediss", "unix")
 RETRIES = 3
 AT_A_TIME, BYTES_AT_A_TIME = 128, 1 << 20
-"""Calls that are sent before the first answer is read: so many, or of so many bytes."""
+"""Commands that are sent before the first answer is read: so many, or of so many bytes. A server may take all that it
+finds of one client before it turns to the next."""
 
 _REFUSED = (
     redis.AuthenticationError,
@@ -103,10 +104,10 @@ class Client:
         with self._explained():
             return self._redis.execute_command(*command)
 
-    def calls(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
-        """Commands in their order, many on the way at a time, but not as one; and their answers."""
+    def calls(self, commands: Iterable[Sequence[Any]], at_a_time: int = AT_A_TIME) -> list[Any]:
+        """Commands in their order, some on the way at a time, but not as one; and their answers."""
         answers: list[Any] = []
-        for some in _batches(commands):
+        for some in _batches(commands, at_a_time):
             with self._explained(), self._redis.pipeline(transaction=False) as pipe:
                 for command in some:
                     pipe.execute_command(*command)
@@ -146,13 +147,13 @@ class Client:
             raise
 
 
-def _batches(commands: Iterable[Sequence[Any]]) -> Iterator[list[Sequence[Any]]]:
+def _batches(commands: Iterable[Sequence[Any]], at_a_time: int) -> Iterator[list[Sequence[Any]]]:
     some: list[Sequence[Any]] = []
     n_bytes = 0
     for command in commands:
         some.append(command)
         n_bytes += sum(len(part) for part in command if isinstance(part, bytes))
-        if len(some) == AT_A_TIME or n_bytes >= BYTES_AT_A_TIME:
+        if len(some) == at_a_time or n_bytes >= BYTES_AT_A_TIME:
             yield some
             some, n_bytes = [], 0
     if some:

@@ -21,8 +21,9 @@ from stream.redis_client import Client, script
 
 SHARDS = 16
 """Hash tags over which users are spread: those of one call share a node of a cluster."""
-CALL_PUTS = 64
-"""Behaviours of one call: it holds the server for about a quarter of a millisecond."""
+CALL_PUTS, CALLS_AT_A_TIME = 64, 16
+"""Behaviours of one call, which holds the server for about a quarter of a millisecond, and calls that may come in one
+piece."""
 DAY_MS = 86_400_000
 
 _ORIGIN = Struct("<IQI")
@@ -69,7 +70,7 @@ class RedisProfiles:
         return self.put_many([Put(user, origin, keys, at_ms, kind)])[0]
 
     def put_many(self, puts: Sequence[Put]) -> list[bool]:
-        """See `Profiles.put_many`. Those of a user are applied in their order; all are durable on return."""
+        """See `Profiles.put_many`. Those of a user are applied in their order; the server has all on return."""
         shards: defaultdict[int, list[int]] = defaultdict(list)
         for i, one in enumerate(puts):
             shards[one.user % SHARDS].append(i)
@@ -77,7 +78,8 @@ class RedisProfiles:
             some[at : at + CALL_PUTS] for some in shards.values() for at in range(0, len(some), CALL_PUTS)
         ]
         changed = [False] * len(puts)
-        answers = self._client.calls(self._call([puts[i] for i in call]) for call in calls)
+        commands = (self._call([puts[i] for i in call]) for call in calls)
+        answers = self._client.calls(commands, CALLS_AT_A_TIME)
         for call, answer in zip(calls, answers, strict=True):
             for i, one in zip(call, answer, strict=True):
                 changed[i] = one == 1

@@ -24,7 +24,7 @@ from stream import redis_client
 from stream.events import Origin, Version
 from stream.log import Unavailable
 from stream.profiles import MemoryProfiles, Put
-from stream.redis_client import Client, RedisSettingsError
+from stream.redis_client import AT_A_TIME, Client, RedisSettingsError
 from stream.redis_profiles import RedisProfiles
 from tests.services.processes import LocalRedis, local_redis
 from tests.services.ready import free_port
@@ -56,23 +56,29 @@ class Watched(Client):
 
     def __init__(self, url: str, at: int, event: Callable[[], object]) -> None:
         self.n_left = 2**62
+        self._lock = threading.Lock()
         super().__init__(url)
         self.n_left, self.event = at, event
 
     def call(self, *command: Any) -> Any:
-        self.n_left -= 1
-        if self.n_left == 0:
+        if self._count(1):
             self.event()
         return super().call(*command)
 
-    def calls(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
+    def calls(self, commands: Iterable[Sequence[Any]], at_a_time: int = AT_A_TIME) -> list[Any]:
         some = list(commands)
-        first, self.n_left = self.n_left, self.n_left - len(some)
-        if not 0 < first <= len(some):
-            return super().calls(some)
-        before = super().calls(some[: first - 1])
+        first = self._count(len(some))
+        if not first:
+            return super().calls(some, at_a_time)
+        before = super().calls(some[: first - 1], at_a_time)
         self.event()
-        return before + super().calls(some[first - 1 :])
+        return before + super().calls(some[first - 1 :], at_a_time)
+
+    def _count(self, n: int) -> int:
+        """Which of the next n commands it is, 0 for none of them; counted from 1."""
+        with self._lock:  # writers have several connections
+            left, self.n_left = self.n_left, self.n_left - n
+        return left if 0 < left <= n else 0
 
 
 def die() -> None:
@@ -359,10 +365,10 @@ class Twice(Client):
         super().call(*command)
         return super().call(*command)
 
-    def calls(self, commands: Iterable[Sequence[Any]]) -> list[Any]:
+    def calls(self, commands: Iterable[Sequence[Any]], at_a_time: int = AT_A_TIME) -> list[Any]:
         some = list(commands)
-        super().calls(some)
-        return super().calls(some)
+        super().calls(some, at_a_time)
+        return super().calls(some, at_a_time)
 
 
 def test_a_call_whose_answer_was_lost_may_be_made_again(server: LocalRedis, client: Client) -> None:
@@ -436,10 +442,26 @@ def test_a_store_grows_by_itself_and_who_follows_sees_nothing_of_it(client: Clie
         follow(follower, index)
         assert same(index.load(), follower.load())
     assert n_loads == 0
-    base = index._head().base
+    base = index.base
     assert base is not None
     assert base.n_buckets > MIN_BUCKETS
     assert {key.split(":")[2] for key in names(client) if key.startswith("{growing:")} == {base.name}
+
+
+def test_who_loads_while_the_store_grows_gets_all_rows(server: LocalRedis, client: Client) -> None:
+    rng = np.random.default_rng(2)
+    first, second = (rng.integers(1, 2**63, n, np.uint64).tolist() for n in (10_000, 50_000))
+    index = new(client, "wider")
+    index.apply(make_update(Version(0, 1), None, dict.fromkeys(first, 1)))
+    before = index.base
+    more = make_update(Version(0, 2), Version(0, 1), dict.fromkeys(second, 2))
+    reader = Watched(server.url, MIN_BUCKETS // 2, lambda: index.apply(more))
+    whole = new(reader, "wider").load()
+    reader.close()
+    assert index.base != before
+    assert whole is not None
+    assert sorted(whole.keys.tolist()) == sorted({*first, *second})
+    assert same(whole, index.load())
 
 
 def test_the_log_is_bounded_by_number_and_by_bytes(client: Client) -> None:
@@ -508,7 +530,8 @@ def test_a_frozen_server_is_waited_for_so_long_and_no_longer(tmp_path: Path) -> 
 
 def test_a_cluster_takes_every_call(tmp_path: Path) -> None:
     trainer, memory = Trainer(12), MemoryProfiles(1)
-    args = ("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no")
+    # its bus would be 10,000 above, where connections take their ports from
+    args = ("--cluster-enabled", "yes", "--cluster-port", str(free_port()))
     with local_redis(tmp_path, *args) as own:
         plain = Client(own.url)
         plain.call("CLUSTER", "ADDSLOTS", *range(16_384))
