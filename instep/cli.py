@@ -1,4 +1,4 @@
-"""The command line."""
+"""The command line: what runs in one process, and how every command ends."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-if TYPE_CHECKING:
-    from instep.settings import Settings
+from instep.cli_services import installation, topics
+from instep.console import SETTINGS_NAME, progress_bar, settings_of
 
 # What pulls in torch, the settings too, is imported where it is needed: --help and a mistyped option answer at once.
 
@@ -27,10 +26,10 @@ app = typer.Typer(
 )
 importing = typer.Typer(help="Turn a public data set into an event log.", no_args_is_help=True)
 app.add_typer(importing, name="import")
-topics = typer.Typer(help="The topics on Kafka.", no_args_is_help=True)
 app.add_typer(topics, name="topics")
+app.add_typer(installation)
 
-LOG_NAME, SETTINGS_NAME = "events.jsonl.gz", "instep.toml"
+LOG_NAME = "events.jsonl.gz"
 
 Folder = Annotated[Path, typer.Argument(help="Folder with the data set's files.")]
 OutFolder = Annotated[
@@ -62,13 +61,13 @@ def replay(
     from instep import replay as replaying
     from instep.pipeline import TooManyDeadError
 
-    chosen = _settings(settings, log)
+    chosen = settings_of(settings, log)
     changes = {"unit": model, "seed": seed}
     chosen = chosen.with_model(**{k: v for k, v in changes.items() if v is not None})
     held = replaying.Refresh.parse(refresh)
     _make(out)
     console = Console()
-    with _bar(console) as bar:
+    with progress_bar(console) as bar:
         task = bar.add_task("replay", total=None, note="")
 
         def show(now: replaying.Progress) -> None:
@@ -145,98 +144,6 @@ def movielens(folder: Folder, out: OutFolder, seed: Seed = 0) -> None:
     _write_log(out, lambda path: import_movielens(folder, path, seed), _of_a_sparse_log(features, 16))
 
 
-@topics.command()
-def create(
-    settings: Annotated[
-        Path | None,
-        typer.Option(help=f"The {SETTINGS_NAME} of this folder, if there is one and none is given."),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, do nothing.")] = False,
-) -> None:
-    """Make the topics that are missing, and say in what those that are there differ from the settings."""
-    from stream.log import LogError
-    from stream.topics import DECISIVE, create
-
-    chosen = _settings(settings, Path())
-    cluster = chosen.cluster()
-    wrong = []
-    found = create(cluster, chosen.topics(), chosen.kafka.replication, dry_run=dry_run)
-    for name, differs in found.items():
-        made = "would be made" if dry_run else "made"
-        told = made if differs is None else "; ".join(map(str, differs)) or "as it should be"
-        typer.echo(f"{cluster.topic(name)}: {told}")
-        wrong += [f"{cluster.topic(name)}: {d}" for d in differs or () if d.what in DECISIVE]
-    if wrong:
-        raise LogError("kafka.prefix", "expected topics that can be used, got " + ", ".join(wrong))
-
-
-SettingsFile = Annotated[
-    Path | None, typer.Option(help=f"The {SETTINGS_NAME} of this folder, if there is one and none is given.")
-]
-
-
-@app.command()
-def run(
-    worker: Annotated[str, typer.Argument(help="joiner, profiles, trainer or indexer; or all of them.")],
-    settings: SettingsFile = None,
-    once: Annotated[bool, typer.Option("--once", help="Do what there is to do and leave.")] = False,
-) -> None:
-    """Run a worker, or all of them under one process, on the Kafka and Redis of the settings."""
-    from instep.settings import SettingsError
-    from stream.logs import configure
-
-    chosen = _settings(settings, Path())
-    configure(chosen.service.log == "json")
-    if worker == "all":
-        from instep.supervisor import Supervisor, run_once
-
-        given = ["--settings", str(settings)] if settings else []
-        flags = [*given, *(["--once"] if once else [])]
-        commands = {
-            name: [sys.executable, "-m", "instep.cli", "run", name, *flags]
-            for name in ("joiner", "profiles", "trainer", "indexer")
-        }
-        raise SystemExit(run_once(commands) if once else Supervisor(commands).run())
-    from instep import run as running
-
-    if worker not in running.WORKERS:
-        raise SettingsError(f"run: expected one of {', '.join(running.WORKERS)}, all, got {worker!r}")
-    running.run(chosen, worker, once=once)
-
-
-@app.command()
-def send(
-    log: Annotated[Path, typer.Argument(help="Events: .jsonl[.gz|.zst], .parquet, or a folder of them.")],
-    settings: SettingsFile = None,
-) -> None:
-    """Write an event log to the topic of events, as a product would."""
-    from instep.run import send
-    from stream.files import FileSource
-
-    chosen = _settings(settings, log)
-    source = FileSource(log, chosen.stream.partitions)
-    with _bar(Console(stderr=True)) as bar:
-        task = bar.add_task("send", total=source.bytes_total, note="")
-
-        def show(n: int) -> None:
-            bar.update(task, completed=source.bytes_done, note=f"{n:,} records")
-
-        n = send(chosen, source, show)
-    typer.echo(f"{n:,} records sent")
-
-
-@app.command()
-def rollback(
-    checkpoint: Annotated[str, typer.Argument(help="Name of a checkpoint, as 0.00001500.")],
-    settings: SettingsFile = None,
-) -> None:
-    """Go back to a checkpoint, in a new epoch that index and rankers follow; the trainer must not be running."""
-    from instep.run import rollback
-
-    version = rollback(_settings(settings, Path()), checkpoint)
-    typer.echo(f"the trainer will begin at {version}")
-
-
 def _of_a_sparse_log(features: list[dict[str, str]], batch_samples: int) -> dict[str, Any]:
     """Settings of a log of days or years with few events an hour: batches wait to be full, nothing expires."""
     from instep.datasets import DAY_MS
@@ -291,19 +198,6 @@ def _toml(raw: dict[str, Any]) -> str:
         if section != "features":
             lines += [f"[{section}]", *(f"{k} = {v}" for k, v in values.items()), ""]
     return "\n".join(lines)
-
-
-def _settings(path: Path | None, log: Path) -> Settings:
-    """The settings named, else those that lie beside the log, else the defaults."""
-    from instep import settings as settings_file
-
-    beside = (log if log.is_dir() else log.parent) / SETTINGS_NAME
-    return settings_file.load(path or (beside if beside.exists() else None))
-
-
-def _bar(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    return Progress(*columns, TextColumn("{task.fields[note]}"), console=console, transient=True)
 
 
 def _print(console: Console, found: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import get_args
 
@@ -13,6 +14,7 @@ from instep.settings import Settings, SettingsError, WorkerName
 from stream import joiner
 from stream.files import FileSource
 from stream.kafka import KafkaSource, KafkaWriter
+from stream.log import Unavailable
 from stream.metrics import Metrics
 from stream.redis_client import Client
 from stream.redis_profiles import RedisProfiles
@@ -97,22 +99,26 @@ def trainer_rules(settings: Settings) -> TrainerRules:
 def _profiles(settings: Settings, metrics: Metrics, once: bool) -> None:
     from stream import app  # importing Faust takes a while
 
-    cluster, service, stream = settings.cluster(), settings.service, settings.stream
-    cluster.check({app.EVENTS: stream.partitions})
-    client = redis_client(settings)
+    service, stream, prefix = settings.service, settings.stream, settings.redis.prefix
     n_fields = len(settings.fields.item)
-    app.run(
-        cluster,
-        RedisProfiles(client, n_fields, stream.max_history, stream.history_ttl_ms, settings.redis.prefix),
-        settings.fields,
-        stream.history_kinds,
-        metrics,
-        once=once,
-        host=service.host,
-        port=service.ports.profiles,
-        stall_s=service.stall_ms / 1000,
-        now_ms=now_ms,
-    )
+    try:
+        cluster = settings.cluster()
+        cluster.check({app.EVENTS: stream.partitions})
+        client = redis_client(settings)
+        app.run(
+            cluster,
+            RedisProfiles(client, n_fields, stream.max_history, stream.history_ttl_ms, prefix),
+            settings.fields,
+            stream.history_kinds,
+            metrics,
+            once=once,
+            host=service.host,
+            port=service.ports.profiles,
+            stall_s=service.stall_ms / 1000,
+            now_ms=now_ms,
+        )
+    except Unavailable as e:
+        app.end(e)  # with 1: not a matter for a person, whoever started it starts it again
 
 
 def _joiner(settings: Settings, metrics: Metrics) -> Worker:
@@ -144,16 +150,20 @@ def _indexer(settings: Settings, metrics: Metrics) -> Worker:
     cluster = settings.cluster()
     cluster.check({MODEL: 1})
     rules, config = trainer_rules(settings), settings.learner_config()
-    client = redis_client(settings)
-    return IndexerWorker(
-        KafkaSource(cluster, MODEL),
-        RedisIndex(client, settings.redis.prefix, settings.redis.keep_updates),
-        make_planes(config.shape.n_coded, config.shape.dim, config.bits, config.seed),
-        partial(trainer.whole, rules),
-        metrics,
-        now_ms=now_ms,
-        on_close=client.close,
-    )
+    with ExitStack() as opened:
+        client = opened.enter_context(closing(redis_client(settings)))
+        source = opened.enter_context(closing(KafkaSource(cluster, MODEL)))
+        worker = IndexerWorker(
+            source,
+            RedisIndex(client, settings.redis.prefix, settings.redis.keep_updates),
+            make_planes(config.shape.n_coded, config.shape.dim, config.bits, config.seed),
+            partial(trainer.whole, rules),
+            metrics,
+            now_ms=now_ms,
+            on_close=client.close,
+        )
+        opened.pop_all()  # they are the worker's now
+        return worker
 
 
 def redis_client(settings: Settings) -> Client:

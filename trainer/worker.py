@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -253,9 +254,13 @@ def build(
 ) -> TrainerWorker:
     """The trainer on Kafka."""
     cluster.check({SAMPLES: partitions, SCORES: partitions, MODEL: 1})
-    sink = KafkaSink(cluster, [MODEL, SCORES], f"{cluster.topic('trainer')}")
-    source = KafkaSource(cluster, SAMPLES)
-    return TrainerWorker(source, sink, KafkaSource(cluster, MODEL), rules, metrics, now_ms=now_ms)
+    with ExitStack() as opened:
+        sink = opened.enter_context(closing(KafkaSink(cluster, [MODEL, SCORES], cluster.topic("trainer"))))
+        source = opened.enter_context(closing(KafkaSource(cluster, SAMPLES)))
+        model = opened.enter_context(closing(KafkaSource(cluster, MODEL)))
+        worker = TrainerWorker(source, sink, model, rules, metrics, now_ms=now_ms)
+        opened.pop_all()  # they are the worker's now
+        return worker
 
 
 def whole(rules: TrainerRules, name: str | None = None) -> tuple[Publication, int] | None:

@@ -64,6 +64,13 @@ def test_a_wrong_address_of_kafka_is_one_line_and_a_worker_tries_again(tmp_path:
             assert "Traceback" not in log.read_text()
 
 
+def test_profiles_without_kafka_end_to_be_started_again(tmp_path: Path) -> None:
+    with not_installed(tmp_path / "loop", NOBODY, f"redis://{NOBODY}", kafka=QUICK) as there:
+        told = there.instep("run", "profiles", code=1)  # 2 would end all workers of a supervisor
+        assert f"kafka.bootstrap: expected a broker, got no answer from {NOBODY}" in told
+        assert "Traceback" not in told
+
+
 def test_a_wrong_address_of_redis_is_told_and_a_worker_tries_again(
     kafka: KafkaServer, tmp_path: Path
 ) -> None:

@@ -1,0 +1,101 @@
+"""The commands of an installation on Kafka and Redis: topics, workers, events in, a way back."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, get_args
+
+import typer
+from rich.console import Console
+
+from instep.console import SETTINGS_NAME, progress_bar, settings_of
+
+topics = typer.Typer(help="The topics on Kafka.", no_args_is_help=True)
+installation = typer.Typer()
+
+SettingsFile = Annotated[
+    Path | None, typer.Option(help=f"The {SETTINGS_NAME} of this folder, if there is one and none is given.")
+]
+
+
+@topics.command()
+def create(
+    settings: SettingsFile = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, do nothing.")] = False,
+) -> None:
+    """Make the topics that are missing, and say in what those that are there differ from the settings."""
+    from stream.log import LogError
+    from stream.topics import DECISIVE, create
+
+    chosen = settings_of(settings, Path())
+    cluster = chosen.cluster()
+    wrong = []
+    found = create(cluster, chosen.topics(), chosen.kafka.replication, dry_run=dry_run)
+    for name, differs in found.items():
+        made = "would be made" if dry_run else "made"
+        told = made if differs is None else "; ".join(map(str, differs)) or "as it should be"
+        typer.echo(f"{cluster.topic(name)}: {told}")
+        wrong += [f"{cluster.topic(name)}: {d}" for d in differs or () if d.what in DECISIVE]
+    if wrong:
+        raise LogError("kafka.prefix", "expected topics that can be used, got " + ", ".join(wrong))
+
+
+@installation.command()
+def run(
+    worker: Annotated[str, typer.Argument(help="joiner, profiles, trainer or indexer; or all of them.")],
+    settings: SettingsFile = None,
+    once: Annotated[bool, typer.Option("--once", help="Do what there is to do and leave.")] = False,
+) -> None:
+    """Run a worker, or all of them under one process, on the Kafka and Redis of the settings."""
+    from instep.settings import SettingsError, WorkerName
+    from stream.logs import configure
+
+    chosen = settings_of(settings, Path())
+    configure(chosen.service.log == "json")
+    if worker == "all":
+        from instep.supervisor import Supervisor, run_once
+
+        given = ["--settings", str(settings)] if settings else []
+        flags = [*given, *(["--once"] if once else [])]
+        workers = get_args(WorkerName)
+        commands = {name: [sys.executable, "-m", "instep.cli", "run", name, *flags] for name in workers}
+        raise SystemExit(run_once(commands) if once else Supervisor(commands).run())
+    from instep import run as running
+
+    if worker not in running.WORKERS:
+        raise SettingsError(f"run: expected one of {', '.join(running.WORKERS)}, all, got {worker!r}")
+    running.run(chosen, worker, once=once)
+
+
+@installation.command()
+def send(
+    log: Annotated[Path, typer.Argument(help="Events: .jsonl[.gz|.zst], .parquet, or a folder of them.")],
+    settings: SettingsFile = None,
+) -> None:
+    """Write an event log to the topic of events, as a product would."""
+    from instep.run import send
+    from stream.files import FileSource
+
+    chosen = settings_of(settings, log)
+    source = FileSource(log, chosen.stream.partitions)
+    with progress_bar(Console(stderr=True)) as bar:
+        task = bar.add_task("send", total=source.bytes_total, note="")
+
+        def show(n: int) -> None:
+            bar.update(task, completed=source.bytes_done, note=f"{n:,} records")
+
+        n = send(chosen, source, show)
+    typer.echo(f"{n:,} records sent")
+
+
+@installation.command()
+def rollback(
+    checkpoint: Annotated[str, typer.Argument(help="Name of a checkpoint, as 0.00001500.")],
+    settings: SettingsFile = None,
+) -> None:
+    """Go back to a checkpoint, in a new epoch that index and rankers follow; the trainer must not be running."""
+    from instep.run import rollback
+
+    version = rollback(settings_of(settings, Path()), checkpoint)
+    typer.echo(f"the trainer will begin at {version}")
