@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from tests.trainer.samples import CAPACITY, CONFIG, START_MS, as_batch, make_samples, sample
 from trainer.batch import Batch, make_batch
-from trainer.learner import PRIOR_N, PRIOR_RATE, DivergedError, Learner, LearnerConfig, locate, meet
+from trainer.learner import PRIOR_N, PRIOR_RATE, DivergedError, Learner, LearnerConfig, locate, meet, predict
 from trainer.model.simhash import encode, hamming
 from trainer.model.units import UNITS
 
@@ -390,3 +390,18 @@ def test_items_and_behaviours_that_come_with_their_category_are_born_from_it() -
         item, category = learner.table.rows[slots.T]
         assert category.any(1).all()
         assert (item == own_vectors(learner, learner.table.keys[slots[:, 0]]) + category).all()
+
+
+def test_what_a_step_predicts_is_what_was_predicted_before_it_in_warm_up_and_after() -> None:
+    batch = as_batch(make_samples(6, lengths=(30,)))
+    learner = Learner(replace(CONFIG, warm_up_steps=4), CAPACITY)
+    learner.step(batch)  # from here on all keys have rows
+    for n in range(2, 8):
+        young, grown = (
+            predict(learner.network, learner.table, batch, CONFIG.short, CONFIG.k, young=young)
+            for young in (True, False)
+        )
+        assert young.tobytes() != grown.tobytes()
+        expected = young if n <= 4 else grown
+        assert learner.predict(batch).tobytes() == expected.tobytes()
+        assert learner.step(batch).p.tobytes() == expected.tobytes()
