@@ -417,7 +417,7 @@ def test_after_a_restart_of_the_broker_all_can_be_built_anew(own: Own, opened: E
     sink = opened.enter_context(closing(KafkaSink(cluster, "a", cluster.topic("id"))))
     sink.write(0, b"k", b"committed")
     sink.commit()
-    sink.write(0, b"k", b"not committed")
+    sink.write(0, b"k", b"in doubt")
     own.server.kill()
     with pytest.raises(Unavailable):
         sink.commit()
@@ -426,7 +426,9 @@ def test_after_a_restart_of_the_broker_all_can_be_built_anew(own: Own, opened: E
     again.write(0, b"k", b"after")
     again.commit()
     source = opened.enter_context(closing(KafkaSource(cluster, "a")))
-    assert [r.value for r in read(source, 2)] == [b"committed", b"after"]
+    seen = [r.value for r in read(source, 2)]
+    # the commit that got no answer may reach the broker that is back, until the next sink of the id is opened
+    assert seen in ([b"committed", b"after"], [b"committed", b"in doubt", b"after"])
 
 
 # Groups.
