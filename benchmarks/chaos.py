@@ -16,8 +16,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from instep.run import WORKERS
 from tests.services.disturbing import Trial, trial
-from tests.services.installation import WORKERS
 from tests.services.processes import local_kafka, local_redis
 from tests.services.undisturbed import Undisturbed, differences
 

@@ -99,17 +99,15 @@ def trainer_rules(settings: Settings) -> TrainerRules:
 def _profiles(settings: Settings, metrics: Metrics, once: bool) -> None:
     from stream import app  # importing Faust takes a while
 
-    service, stream, prefix = settings.service, settings.stream, settings.redis.prefix
-    n_fields = len(settings.fields.item)
+    service = settings.service
     try:
         cluster = settings.cluster()
-        cluster.check({app.EVENTS: stream.partitions})
-        client = redis_client(settings)
+        cluster.check({app.EVENTS: settings.stream.partitions})
         app.run(
             cluster,
-            RedisProfiles(client, n_fields, stream.max_history, stream.history_ttl_ms, prefix),
+            redis_profiles(settings, redis_client(settings)),
             settings.fields,
-            stream.history_kinds,
+            settings.stream.history_kinds,
             metrics,
             once=once,
             host=service.host,
@@ -170,6 +168,12 @@ def redis_client(settings: Settings) -> Client:
     """A connection to the Redis of the settings."""
     r = settings.redis
     return Client(r.url, r.cluster, r.timeout_ms, r.client)
+
+
+def redis_profiles(settings: Settings, client: Client) -> RedisProfiles:
+    """The profiles of the settings."""
+    stream, n_fields = settings.stream, len(settings.fields.item)
+    return RedisProfiles(client, n_fields, stream.max_history, stream.history_ttl_ms, settings.redis.prefix)
 
 
 __all__ = ["WORKERS", "SettingsError", "run", "send"]

@@ -2,10 +2,11 @@
 
 One task reads, another writes whatever has come meanwhile, so a batch is as large as the last write was slow::
 
-    instep.events --> agent --> in hand --> put_many (durable) --> acknowledged, committed by the group
+    instep.events --> agent --> in hand --> put_many --> advance (durable) --> acknowledged
 
-At least once: what was written and not committed is read again, and its Origin says that it is known. Whatever goes
-wrong ends the process with 1, and a supervisor starts it again at what was committed.
+At least once: where to read on is noted beside the profiles and after them, what was written and not noted is read
+again, and its Origin says that it is known. Profiles that were emptied, or restored from before, are so read again
+too. Whatever goes wrong ends the process with 1, and a supervisor starts it again at what was noted.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import logging
 import os
 import signal
 from collections import Counter, deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import NoReturn
 
 import faust
@@ -40,6 +42,8 @@ BATCH = 512
 IN_HAND = 4 * BATCH
 """Records that are read ahead of the writer, at most."""
 LOOK_S = 0.05
+ASK_S = 1.0
+"""How often at least it is asked whether what was written is still there."""
 LEAVE_S = 10.0
 N_EMPTY = 3
 """Looks in a row that must find nothing waiting before the worker counts as drained."""
@@ -107,17 +111,19 @@ class ProfilesWorker:
             while not self.is_leaving:
                 if not self._in_hand:
                     self._arrived.clear()
-                    await self._arrived.wait()
-                    continue
+                    with suppress(TimeoutError):
+                        await asyncio.wait_for(self._arrived.wait(), ASK_S)
                 batch = [self._in_hand.popleft() for _ in range(min(BATCH, len(self._in_hand)))]
                 self._has_room.set()
                 self.began_s = loop.time()
-                counts = await loop.run_in_executor(self._thread, self._put, batch)
+                known = dict(self.places.durable)
+                counts = await loop.run_in_executor(self._thread, self._put, batch, known)
                 took_s, self.began_s = loop.time() - self.began_s, None
                 for event in batch:
                     self.places.keep(event.message.partition, event.message.offset + 1)
                     event.ack()
-                self._tell(batch, counts, took_s)
+                if batch:
+                    self._tell(batch, counts, took_s)
         except Exception as e:
             self._fail(e)
 
@@ -126,8 +132,11 @@ class ProfilesWorker:
         self.is_leaving = True
         self._arrived.set()
 
-    def _put(self, batch: list[EventT[bytes]]) -> Counter[str]:
-        """Put the behaviours among these; what became of each record. Runs on a thread of its own."""
+    def _put(self, batch: list[EventT[bytes]], known: Mapping[int, int]) -> Counter[str]:
+        """Put the behaviours among these and note how far that is; what became of each record.
+
+        Runs on a thread of its own.
+        """
         counts: Counter[str] = Counter()
         puts: list[Put] = []
         for event in batch:
@@ -148,6 +157,12 @@ class ProfilesWorker:
             kind = key_of("kind", happened.kind)
             puts.append(Put(key_of("user", happened.user), origin, keys, happened.at_ms, kind))
         is_new = self._profiles.put_many(puts) if puts else []
+        to = dict(known)
+        for event in batch:
+            partition = event.message.partition
+            to[partition] = max(to.get(partition, 0), event.message.offset + 1)
+        if known:
+            self._profiles.advance({p: (offset, to[p]) for p, offset in known.items()})
         counts["used.history"] = sum(is_new)
         counts["duplicate.action"] = len(puts) - counts["used.history"]
         if puts:
@@ -293,7 +308,7 @@ def run(
 
     async def main() -> None:
         places = Places()
-        app = make_app(cluster, cluster.topic("profiles"), places)
+        app = make_app(cluster, cluster.topic("profiles"), places, profiles)
         worker = ProfilesWorker(profiles, fields, kinds, metrics, places, fail=end, now_ms=now_ms)
         topic = app.topic(cluster.topic(EVENTS), key_serializer="raw", value_serializer="raw")
         app.agent(topic, name="profiles")(worker.read)

@@ -4,15 +4,17 @@
 what was acknowledged. Here it commits the place that the agent has named, and nothing else.
 
 *Every partition is read from a known place.* Where a group has committed nothing yet, Faust leaves a partition that it
-keeps through a rebalance where it was, behind records that it has thrown away. Here each start is sought, and told.
+keeps through a rebalance where it was, behind records that it has thrown away. Here each start is sought, and told. It
+is the place that whoever keeps the records has noted beside them; what the group commits is for tools that show lag.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Mapping
+from typing import Any, Protocol
 
 import faust
 from faust.transport.drivers import aiokafka
@@ -25,6 +27,16 @@ from stream.log import LogError
 log = logging.getLogger(__name__)
 
 _SASL = ("PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512")
+
+
+class Keeper(Protocol):
+    """Who keeps what is read, and how far that was; see `stream.profiles.Profiles`."""
+
+    def place(self, partition: int) -> int | None:
+        """The offset before which all of a partition is kept."""
+
+    def begin(self, partition: int, offset: int) -> None:
+        """All of a partition before this offset is kept."""
 
 
 class Places:
@@ -42,7 +54,13 @@ class Places:
     def begin(self, partition: int, offset: int, end: int) -> None:
         """Reading goes on from here, and all before is durable."""
         self.next[partition], self.end[partition] = offset, end
-        self.keep(partition, offset)
+        self.durable[partition] = max(offset, self.durable.get(partition, 0))
+
+    def forget_all_but(self, mine: Collection[int]) -> None:
+        """Others read on in the partitions that are not among these."""
+        for of in (self.next, self.end, self.durable):
+            for partition in of.keys() - mine:
+                del of[partition]
 
     def take(self, partition: int, offset: int) -> bool:
         """Let a record be read; False if it is one from before the place where reading began.
@@ -73,8 +91,9 @@ class Places:
         return offset == expected
 
     def keep(self, partition: int, offset: int) -> None:
-        """All before this offset is durable."""
-        self.durable[partition] = max(offset, self.durable.get(partition, 0))
+        """All before this offset is durable; nothing to us if the partition is no longer ours."""
+        if partition in self.durable:
+            self.durable[partition] = max(offset, self.durable[partition])
 
 
 class _Consumer(aiokafka.Consumer):
@@ -83,41 +102,50 @@ class _Consumer(aiokafka.Consumer):
         assert isinstance(self.transport, _Transport)
         return self.transport.places
 
+    @property
+    def _keeper(self) -> Keeper:
+        assert isinstance(self.transport, _Transport)
+        return self.transport.keeper
+
     def _new_offset(self, tp: TP) -> int | None:
         super()._new_offset(tp)  # forgets what was acknowledged
         return self._places.durable.get(tp.partition)
 
     async def perform_seek(self) -> None:
         await super().perform_seek()
-        mine = sorted(self.assignment())
+        mine, places, keeper = sorted(self.assignment()), self._places, self._keeper
+        places.forget_all_but({tp.partition for tp in mine})
         if not mine:
             return
         starts, ends = await self._thread.earliest_offsets(*mine), await self._thread.highwaters(*mine)
         for tp in mine:
-            start, end, committed = starts[tp], ends[tp], self._committed_offset.get(tp)
-            where = f"{tp.topic}: partition {tp.partition}"
-            if committed is not None and committed > end:
+            start, end, where = starts[tp], ends[tp], f"{tp.topic}: partition {tp.partition}"
+            kept = await asyncio.to_thread(keeper.place, tp.partition)
+            if kept is not None and kept > end:
                 what = (
-                    f"expected the group's offset in {start}..{end}, got {committed} (was the topic remade?)"
+                    f"expected what is kept to end within {start}..{end}, got {kept} (was the topic remade?)"
                 )
                 raise LogError(where, what)
-            if committed is not None and committed < start:
-                log.warning(
-                    "events are gone that were not read where=%s from=%d to=%d", where, committed, start
-                )
-            if not committed or committed < start:
-                await self.seek_wait({tp: start})
-            log.info("reading on where=%s offset=%d end=%d", where, max(start, committed or 0), end)
-            self._places.begin(tp.partition, max(start, committed or 0), end)
+            if kept is not None and kept < start:
+                log.warning("events are gone that were not read where=%s from=%d to=%d", where, kept, start)
+            if kept is None or kept < start:
+                await asyncio.to_thread(keeper.begin, tp.partition, start)
+            offset = max(start, kept or 0)
+            await self.seek_wait({tp: offset})
+            log.info("reading on where=%s offset=%d end=%d", where, offset, end)
+            places.begin(tp.partition, offset, end)
 
 
 class _Transport(aiokafka.Transport):
     Consumer = _Consumer
     places: Places
+    keeper: Keeper
 
 
-def make_app(cluster: Cluster, group: str, places: Places) -> faust.App:
+def make_app(cluster: Cluster, group: str, places: Places, keeper: Keeper) -> faust.App:
     """A Faust app that reads the cluster under a consumer group's name, and only reads.
+
+    Of the client's settings it takes those of security and ``session_timeout_ms``.
 
     Raises
     ------
@@ -126,14 +154,15 @@ def make_app(cluster: Cluster, group: str, places: Places) -> faust.App:
     """
     for name in ("faust", "mode", "aiokafka"):
         logging.getLogger(name).setLevel(logging.WARNING)  # they tell of each of their parts
+    session_s = cluster.client.get("session_timeout_ms", 6_000) / 1000
     brokers = [URL(f"kafka://{one.strip()}") for one in cluster.bootstrap.split(",")]
     app = faust.App(
         group,
         broker=brokers,
         broker_credentials=credentials(cluster.client),
         broker_commit_interval=1.0,
-        broker_session_timeout=6.0,
-        broker_heartbeat_interval=2.0,
+        broker_session_timeout=session_s,
+        broker_heartbeat_interval=session_s / 3,
         consumer_auto_offset_reset="earliest",
         key_serializer="raw",
         value_serializer="raw",
@@ -145,7 +174,7 @@ def make_app(cluster: Cluster, group: str, places: Places) -> faust.App:
         web_enabled=False,
     )
     transport = _Transport(brokers, app)
-    transport.places = places
+    transport.places, transport.keeper = places, keeper
     app.transport = transport
     return app
 

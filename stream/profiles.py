@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from stream.events import Origin
 from stream.history import History
+from stream.log import Unavailable
 
 
 class Put(NamedTuple):
@@ -58,6 +59,26 @@ class Profiles(Protocol):
             uint64 ``[L, F]`` and int64 ``[L]``, oldest first.
         """
 
+    def place(self, partition: int) -> int | None:
+        """The offset before which all of a partition is kept; None if that is not known, or was and is lost."""
+
+    def begin(self, partition: int, offset: int) -> None:
+        """All of a partition before this offset is kept, whatever was known of it."""
+
+    def advance(self, moves: Mapping[int, tuple[int, int]]) -> None:
+        """All before these offsets is kept now.
+
+        Parameters
+        ----------
+        moves
+            For each partition the place that its reader knows of, and the new one, which is not before it.
+
+        Raises
+        ------
+        Unavailable
+            If less is kept than its reader knows of: whoever reads must begin again, at `place`.
+        """
+
 
 class MemoryProfiles:
     """Profiles in memory.
@@ -86,6 +107,7 @@ class MemoryProfiles:
         self.max_history = max_history
         self.ttl_ms = ttl_ms
         self._users: dict[int, tuple[dict[int, Origin], History]] = {}
+        self._places: dict[int, int] = {}
 
     def put(self, user: int, origin: Origin, keys: Sequence[int], at_ms: int, kind: int) -> bool:
         """See `Profiles.put`."""
@@ -108,3 +130,27 @@ class MemoryProfiles:
         """See `Profiles.get`."""
         _, history = self._users.get(user, ({}, History(self.n_fields)))
         return history.before(at_ms, min(limit, self.max_history), self.ttl_ms)
+
+    def place(self, partition: int) -> int | None:
+        """See `Profiles.place`."""
+        return self._places.get(partition)
+
+    def begin(self, partition: int, offset: int) -> None:
+        """See `Profiles.begin`."""
+        self._places[partition] = offset
+
+    def advance(self, moves: Mapping[int, tuple[int, int]]) -> None:
+        """See `Profiles.advance`."""
+        for partition, (known, to) in moves.items():
+            kept = self._places.get(partition)
+            if kept is None or kept < known:
+                raise lost(partition, known, kept)
+            self._places[partition] = max(kept, to)
+
+
+def lost(partition: int, known: int, kept: int | None) -> Unavailable:
+    """What `Profiles.advance` raises."""
+    return Unavailable(
+        f"profiles: partition {partition}",
+        f"expected to keep what was read before offset {known}, got {kept} (was the store emptied or restored?)",
+    )

@@ -1,13 +1,14 @@
 """Profiles on Redis: a string a user, to which behaviours are appended. The key is in docs/redis.md.
 
 What was read before comes again after a restart, so the origins up to which a user's behaviours were applied stand in
-the same string and change with it, in one step on the server.
+the same string and change with it, in one step on the server. How far a partition was read stands beside the users of
+each shard, and is written after them: a server that lost one has lost the other.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from struct import Struct
 from typing import Any
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from stream.events import Origin
 from stream.history import History
-from stream.profiles import Put
+from stream.profiles import Put, lost
 from stream.redis_client import Client, script
 
 SHARDS = 16
@@ -64,6 +65,7 @@ class RedisProfiles:
         self._prefix = prefix
         self._row = Struct(f"<q{1 + n_fields}Q")
         self._script = script("stream", "redis_put.lua")
+        self._advance = script("stream", "redis_advance.lua")
 
     def put(self, user: int, origin: Origin, keys: Sequence[int], at_ms: int, kind: int) -> bool:
         """See `Profiles.put`."""
@@ -90,6 +92,30 @@ class RedisProfiles:
         raw = self._client.call("GET", self._key(user))
         history = History(self.n_fields) if raw is None else self._history(raw)
         return history.before(at_ms, min(limit, self.max_history), self.ttl_ms)
+
+    def place(self, partition: int) -> int | None:
+        """See `Profiles.place`."""
+        noted = self._client.calls(("GET", self._place(shard, partition)) for shard in range(SHARDS))
+        return None if None in noted else min(map(int, noted))
+
+    def begin(self, partition: int, offset: int) -> None:
+        """See `Profiles.begin`."""
+        self._client.calls(("SET", self._place(shard, partition), offset) for shard in range(SHARDS))
+
+    def advance(self, moves: Mapping[int, tuple[int, int]]) -> None:
+        """See `Profiles.advance`."""
+        offsets = [offset for move in moves.values() for offset in move]
+        answers = self._client.calls(
+            ("EVAL", self._advance, len(moves), *(self._place(shard, p) for p in moves), *offsets)
+            for shard in range(SHARDS)
+        )
+        for answer in answers:
+            for (partition, (known, _)), kept in zip(moves.items(), answer, strict=True):
+                if kept < known:
+                    raise lost(partition, known, None if kept < 0 else kept)
+
+    def _place(self, shard: int, partition: int) -> str:
+        return f"{{{self._prefix}:{shard}}}:read:{partition}"
 
     def _key(self, user: int) -> str:
         return f"{{{self._prefix}:{user % SHARDS}}}:user:{user:016x}"

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.events import Origin
+from stream.log import Unavailable
 from stream.profiles import MemoryProfiles, Profiles, Put
 from stream.redis_client import Client
 from stream.redis_profiles import RedisProfiles
@@ -176,3 +177,26 @@ def test_a_user_who_comes_back_to_a_partition_is_known_there(make: Make) -> None
         assert not profiles.put(1, known, [4, 4], 13, 1)
     assert profiles.put(1, Origin(5, 2**40, 3), [5, 5], 9, 1)
     assert [keys[0] for keys, _ in got(profiles, 1, 100, 100)] == [5, 1, 2, 3]
+
+
+def test_the_place_of_a_partition_moves_forward_from_where_it_began(make: Make) -> None:
+    profiles = make(1, 1000)
+    assert profiles.place(0) is None
+    profiles.begin(0, 5)
+    profiles.begin(300, 2**40)
+    profiles.advance({0: (5, 7), 300: (2**40, 2**40)})
+    assert (profiles.place(0), profiles.place(300), profiles.place(1)) == (7, 2**40, None)
+    profiles.advance({0: (6, 6)})  # by one who is behind another
+    assert profiles.place(0) == 7
+
+
+def test_a_place_that_was_lost_is_told_and_not_noted_again(make: Make) -> None:
+    profiles = make(1, 1000)
+    with pytest.raises(Unavailable, match=r"partition 3: expected to keep .* before offset 0, got None"):
+        profiles.advance({3: (0, 9)})
+    assert profiles.place(3) is None
+    profiles.begin(3, 9)
+    profiles.begin(3, 4)
+    with pytest.raises(Unavailable, match=r"partition 3: expected to keep .* before offset 5, got 4"):
+        profiles.advance({3: (5, 9)})
+    assert profiles.place(3) == 4

@@ -19,9 +19,11 @@ import numpy as np
 import redis
 
 from instep.faults import Faults, lines
+from instep.run import WORKERS
 from stream.files import FileSource, write_events
 from stream.log import Record
-from tests.services.installation import WORKERS, Installation, installed
+from tests.services.installation import Installation, installed
+from tests.services.kept import TTL_MS
 from tests.services.processes import LocalKafka, LocalRedis
 from tests.services.undisturbed import Undisturbed, undisturbed
 from tests.worlds import product
@@ -41,8 +43,9 @@ def n_pieces(disturbances: Sequence[str]) -> int:
 
 
 SECTIONS: dict[str, dict[str, object]] = {
-    "stream": {"max_history": 40},
-    "trainer": {"checkpoint_ms": 3_000},  # of event time; less than a piece, and not with every publication
+    "stream": {"max_history": 40, "history_ttl_ms": TTL_MS},
+    # A checkpoint takes less of event time than a piece, and does not come with every publication.
+    "trainer": {"checkpoint_ms": 3_000, "row_ttl_ms": TTL_MS},
     "kafka": {
         "timeout_ms": 8_000,
         "transaction_timeout_ms": 10_000,
@@ -116,7 +119,9 @@ class Trial:
         """Send a piece, and return when the worker is somewhere in the middle of it."""
         before = self.loop.progress(worker)
         self.loop.write(self._pieces.pop(0))
-        until = before + int(self._rng.integers(1, {"joiner": 60, "trainer": 12, "indexer": 5}[worker]))
+        until = before + int(
+            self._rng.integers(1, {"joiner": 60, "profiles": 100, "trainer": 12, "indexer": 5}[worker])
+        )
         what = f"{worker} to get from {before} to {until}"
         self.loop.wait(lambda: self.loop.progress(worker) >= until, what)
 

@@ -16,16 +16,17 @@ from typing import Any
 import msgspec
 
 from indexer.redis_index import RedisIndex
-from instep.run import redis_client
+from instep.run import WORKERS, redis_client, redis_profiles
 from instep.settings import load
 from stream.kafka import KafkaSource, KafkaWriter
 from stream.log import Record, Unavailable
+from stream.redis_profiles import RedisProfiles
 from tests.services.processes import ROOT
 from tests.services.ready import last_lines
 from tests.worlds import small
 
-WORKERS = ("joiner", "trainer", "indexer")
-"""In the order in which data moves."""
+ENDING = "profiles"
+"""The worker that ends with 1 where others begin anew, and that whoever started it starts again."""
 WITHIN_S = 60.0
 """How long anything may take to come about."""
 
@@ -109,6 +110,11 @@ class Installation:
         """What the indexer writes."""
         return RedisIndex(redis_client(self.settings), self.settings.redis.prefix)
 
+    @cached_property
+    def profiles(self) -> RedisProfiles:
+        """What the profiles worker writes."""
+        return redis_profiles(self.settings, redis_client(self.settings))
+
     def start(self, worker: str, n: int = 1) -> None:
         """Start a worker, or the ``n``-th process of that kind; it runs until it is told otherwise."""
         with self.log(worker, n).open("ab") as log:
@@ -150,6 +156,8 @@ class Installation:
             if worker == "indexer":
                 version = self.index.version
                 return -1 if version is None else (version.epoch << 32) + version.step
+            if worker == "profiles":
+                return sum(self.profiles.place(p) or 0 for p in range(self.settings.stream.partitions))
             return sum(self._source("samples" if worker == "joiner" else "model").end().values())
         except Unavailable:
             return -1
@@ -158,8 +166,11 @@ class Installation:
         """Return when it holds; AssertionError if a worker ends by itself before, or time is up."""
         deadline = time.monotonic() + within_s
         while not condition():
-            for name, child in self._children.items():
+            for name, child in list(self._children.items()):
                 worker, n = name.split()
+                if child.poll() == 1 and worker == ENDING:
+                    self.start(worker, int(n))
+                    continue
                 assert child.poll() is None, (
                     f"{name}: expected to run on, ended with {child.returncode}:\n{self._told(worker, int(n))}"
                 )

@@ -10,31 +10,25 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
-from kafka import TopicPartition
-from kafka.structs import OffsetAndMetadata
-from numpy.typing import NDArray
-
 from stream import logs
 from stream.app import run
 from stream.cluster import Cluster
-from stream.events import Action, BadEvent, Origin, decode_event, key_of
 from stream.kafka import KafkaWriter
 from stream.log import Record
 from stream.metrics import Metrics
-from stream.profiles import MemoryProfiles, Profiles, Put
+from stream.profiles import Put
 from stream.redis_client import Client
 from stream.redis_profiles import RedisProfiles
 from stream.service import now_ms
-from tests.stream.joining import FIELDS, RULES, N
+from tests.services.kept import TTL_MS, Kept, expected, histories, total
+from tests.stream.joining import N
+from tests.worlds import small
 
 ROOT = Path(__file__).parent.parent.parent
 WITHIN_S = 60.0
-MAX_HISTORY = 2_048
-TTL_MS = 1_000 * 86_400_000
-"""Longer than the year by which some of the broken events are ahead: as of then all others are there still."""
-Kept = dict[str, tuple[NDArray[np.uint64], NDArray[np.int64]]]
-"""Keys and event times of each user."""
+SETTINGS = small(
+    stream={"partitions": N, "max_history": 2_048, "history_ttl_ms": TTL_MS}, trainer={"row_ttl_ms": TTL_MS}
+)
 
 
 class ProfilesWorld:
@@ -67,13 +61,20 @@ class ProfilesWorld:
                 at.partition: found.offset for at, found in admin.list_group_offsets(group)[group].items()
             }
 
-    def commit(self, offsets: dict[int, int]) -> None:
-        """Let the group stand at these offsets."""
-        topic, group = self.cluster.topic("events"), self.cluster.topic("profiles")
-        with self.cluster.admin() as admin:
-            admin.alter_group_offsets(
-                group, {TopicPartition(topic, p): OffsetAndMetadata(at, "", -1) for p, at in offsets.items()}
-            )
+    def flush(self) -> None:
+        """Empty Redis."""
+        client = Client(self.redis_url)
+        client.call("FLUSHALL")
+        client.close()
+
+    @contextmanager
+    def profiles(self) -> Iterator[RedisProfiles]:
+        """What the worker writes to."""
+        client = Client(self.redis_url)
+        try:
+            yield redis_profiles(client, self.cluster.prefix)
+        finally:
+            client.close()
 
     def n_kept(self, records: Iterable[Record]) -> int:
         """How many behaviours Redis has."""
@@ -81,15 +82,14 @@ class ProfilesWorld:
 
     def of_first(self, records: Iterable[Record], ends: dict[int, int]) -> Kept:
         """What profiles in memory have after the records before these offsets."""
-        return expected([record for record in records if record.offset < ends.get(record.partition, 0)])
+        return expected(
+            SETTINGS, (record for record in records if record.offset < ends.get(record.partition, 0))
+        )
 
     def kept(self, records: Iterable[Record]) -> Kept:
         """What Redis has of the users of these records."""
-        client = Client(self.redis_url)
-        try:
-            return histories(records, redis_profiles(client, self.cluster.prefix))
-        finally:
-            client.close()
+        with self.profiles() as profiles:
+            return histories(SETTINGS, records, profiles)
 
     def command(self, *words: str) -> list[str]:
         """The worker as a program."""
@@ -118,68 +118,8 @@ class ProfilesWorld:
 
 
 def redis_profiles(client: Client, prefix: str, kind: type[RedisProfiles] = RedisProfiles) -> RedisProfiles:
-    return kind(client, len(FIELDS.item), MAX_HISTORY, TTL_MS, prefix)
-
-
-def actions(records: Iterable[Record]) -> Iterator[tuple[Record, Action]]:
-    """Those of the records that extend a history."""
-    for record in records:
-        try:
-            event = decode_event(record.value)
-        except BadEvent:
-            continue
-        if isinstance(event, Action) and event.kind in RULES.history_kinds:
-            yield record, event
-
-
-def expected(records: Iterable[Record]) -> Kept:
-    """What profiles in memory have after all of these, each once and in order."""
-    profiles = MemoryProfiles(len(FIELDS.item), MAX_HISTORY, TTL_MS)
-    put_in(profiles, records)
-    return histories(records, profiles)
-
-
-def histories(records: Iterable[Record], profiles: Profiles) -> Kept:
-    """The whole sequences of the users of these records, as of a moment after the newest action."""
-    happened = [event for _, event in actions(records)]
-    after_ms = max(event.at_ms for event in happened) + 1
-    users = sorted({event.user for event in happened})
-    return {user: profiles.get(key_of("user", user), after_ms, MAX_HISTORY) for user in users}
-
-
-def total(kept: Kept) -> int:
-    """Behaviours of all users."""
-    return sum(len(at_ms) for _, at_ms in kept.values())
-
-
-def n_new(records: Iterable[Record]) -> int:
-    """How many of the records add a behaviour."""
-    profiles = MemoryProfiles(len(FIELDS.item), MAX_HISTORY, TTL_MS)
-    return sum(put_in(profiles, records))
-
-
-def put_in(profiles: Profiles, records: Iterable[Record]) -> list[bool]:
-    """Put the behaviours among these in order; whether each is new."""
-    return profiles.put_many(
-        [
-            Put(
-                key_of("user", event.user),
-                Origin(record.partition, record.offset, 0),
-                FIELDS.item_keys(event.item, event.features),
-                event.at_ms,
-                key_of("kind", event.kind),
-            )
-            for record, event in actions(records)
-        ]
-    )
-
-
-def same(kept: Kept, wanted: Kept) -> bool:
-    """Whether two are equal; that what is wanted holds anything is asserted."""
-    assert total(wanted) > 0, "expected behaviours to compare, got none"
-    return kept.keys() == wanted.keys() and all(
-        np.array_equal(a, b) for user in kept for a, b in zip(kept[user], wanted[user], strict=True)
-    )
+    stream = SETTINGS.stream
+    return kind(client, len(SETTINGS.fields.item), stream.max_history, stream.history_ttl_ms, prefix)
 
 
 def until(is_so: Callable[[], bool], told: Path, *children: subprocess.Popen[bytes]) -> None:
@@ -209,8 +149,8 @@ def main(bootstrap: str, prefix: str, redis_url: str, *words: str) -> None:
     run(
         Cluster(bootstrap, prefix=prefix, timeout_ms=10_000),
         redis_profiles(client, prefix, SlowProfiles if "slowly" in words else RedisProfiles),
-        FIELDS,
-        RULES.history_kinds,
+        SETTINGS.fields,
+        SETTINGS.stream.history_kinds,
         Metrics("profiles"),
         once="once" in words,
         now_ms=now_ms,

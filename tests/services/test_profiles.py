@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import signal
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
 
 from stream.kafka import KafkaSink
+from stream.log import Record
+from tests.services.kept import Kept, expected, n_new, same, total
 from tests.services.processes import local_redis
-from tests.services.profiling import (
-    WITHIN_S,
-    ProfilesWorld,
-    expected,
-    n_new,
-    same,
-    total,
-    until,
-)
+from tests.services.profiling import SETTINGS, WITHIN_S, ProfilesWorld, until
 from tests.services.servers import KafkaServer, RedisServer
 from tests.stream.joining import recorded
 
@@ -32,18 +28,22 @@ def world(kafka: KafkaServer, redis_server: RedisServer) -> ProfilesWorld:
     return ProfilesWorld(kafka.bootstrap, redis_server.url)
 
 
+def wanted(records: Sequence[Record]) -> Kept:
+    return expected(SETTINGS, records)
+
+
 def test_once_drains_and_the_profiles_equal_those_in_memory(world: ProfilesWorld) -> None:
     world.append(RECORDS)
     world.drain()
-    assert same(world.kept(RECORDS), expected(RECORDS))
+    assert same(world.kept(RECORDS), wanted(RECORDS))
     assert world.committed() == len(RECORDS)
     world.drain()
-    assert same(world.kept(RECORDS), expected(RECORDS))
+    assert same(world.kept(RECORDS), wanted(RECORDS))
 
 
 def test_killed_three_times_in_the_middle_it_comes_out_the_same(world: ProfilesWorld, tmp_path: Path) -> None:
     told, rng = tmp_path / "stderr", random.Random(3)
-    n_all, n_kept = total(expected(RECORDS)), 0
+    n_all, n_kept = total(wanted(RECORDS)), 0
     world.append(RECORDS)
     for n in range(3):
         enough = n_all * (n + 1) // 5 + rng.randrange(n_all // 10)
@@ -54,7 +54,7 @@ def test_killed_three_times_in_the_middle_it_comes_out_the_same(world: ProfilesW
         assert before < n_kept < n_all, "expected each kill to be in the middle"
         assert "CRITICAL" not in told.read_text(), told.read_text()
     world.drain()
-    assert same(world.kept(RECORDS), expected(RECORDS))
+    assert same(world.kept(RECORDS), wanted(RECORDS))
 
 
 def test_sigterm_ends_it_with_0_and_what_was_written_is_committed(
@@ -70,7 +70,7 @@ def test_sigterm_ends_it_with_0_and_what_was_written_is_committed(
     assert 0 < committed < len(RECORDS), "expected a batch in the middle"
     assert at_end == total(world.of_first(RECORDS, world.committed_by_partition()))
     world.drain()
-    assert same(world.kept(RECORDS), expected(RECORDS))
+    assert same(world.kept(RECORDS), wanted(RECORDS))
 
 
 def test_without_redis_it_ends_with_1_and_commits_nothing_that_is_not_written(
@@ -82,16 +82,16 @@ def test_without_redis_it_ends_with_1_and_commits_nothing_that_is_not_written(
         half = len(RECORDS) // 2
         world.append(RECORDS[:half])
         with world.worker(told) as child:
-            until(lambda: same(world.kept(RECORDS[:half]), expected(RECORDS[:half])), told, child)
+            until(lambda: same(world.kept(RECORDS[:half]), wanted(RECORDS[:half])), told, child)
             redis.stop()
             world.append(RECORDS[half:])
             assert child.wait(WITHIN_S) == 1, told.read_text()
         assert "redis.url: expected an answer" in told.read_text()
         redis.start()
         written = total(world.of_first(RECORDS, world.committed_by_partition()))
-        assert total(expected(RECORDS[:half])) <= written <= world.n_kept(RECORDS) < total(expected(RECORDS))
+        assert total(wanted(RECORDS[:half])) <= written <= world.n_kept(RECORDS) < total(wanted(RECORDS))
         world.drain()
-        assert same(world.kept(RECORDS), expected(RECORDS))
+        assert same(world.kept(RECORDS), wanted(RECORDS))
 
 
 def test_a_redis_that_comes_back_at_once_costs_nothing(kafka: KafkaServer, tmp_path: Path) -> None:
@@ -101,11 +101,49 @@ def test_a_redis_that_comes_back_at_once_costs_nothing(kafka: KafkaServer, tmp_p
         half = len(RECORDS) // 2
         world.append(RECORDS[:half])
         with world.worker(told) as child:
-            until(lambda: same(world.kept(RECORDS[:half]), expected(RECORDS[:half])), told, child)
+            until(lambda: same(world.kept(RECORDS[:half]), wanted(RECORDS[:half])), told, child)
             redis.stop()
             redis.start()
             world.append(RECORDS[half:])
-            until(lambda: same(world.kept(RECORDS), expected(RECORDS)), told, child)
+            until(lambda: same(world.kept(RECORDS), wanted(RECORDS)), told, child)
+
+
+def test_profiles_that_are_emptied_are_filled_from_the_log(kafka: KafkaServer, tmp_path: Path) -> None:
+    told, half = tmp_path / "stderr", len(RECORDS) // 2
+    with local_redis(tmp_path) as redis:
+        world = ProfilesWorld(kafka.bootstrap, redis.url)
+        world.append(RECORDS[:half])
+        with world.worker(told) as child:
+            until(lambda: world.committed() == half, told, child)
+            world.flush()
+            assert child.wait(WITHIN_S) == 1, told.read_text()  # though nothing new comes
+        assert re.search(
+            r"profiles: partition \d: expected to keep what was read before offset", told.read_text()
+        )
+        assert "Traceback" not in told.read_text()
+        world.append(RECORDS[half:])
+        world.drain()
+        assert same(world.kept(RECORDS), wanted(RECORDS))
+        world.flush()  # while nobody looks
+        world.drain()
+        assert same(world.kept(RECORDS), wanted(RECORDS))
+
+
+def test_a_redis_that_lost_its_last_writes_gets_them_again(kafka: KafkaServer, tmp_path: Path) -> None:
+    half = len(RECORDS) // 2
+    with local_redis(tmp_path) as redis:
+        world = ProfilesWorld(kafka.bootstrap, redis.url)
+        world.append(RECORDS[:half])
+        world.drain()
+        world.append(RECORDS[half:])
+        world.drain()
+        redis.kill()
+        written = max(tmp_path.rglob("*.aof"), key=lambda file: file.stat().st_size)
+        os.truncate(written, written.stat().st_size * 3 // 4)
+        redis.start()
+        assert total(world.kept(RECORDS)) < total(wanted(RECORDS)), "expected something to be lost"
+        world.drain()
+        assert same(world.kept(RECORDS), wanted(RECORDS))
 
 
 def test_a_second_worker_joins_and_leaves_and_nothing_is_lost(world: ProfilesWorld, tmp_path: Path) -> None:
@@ -119,14 +157,14 @@ def test_a_second_worker_joins_and_leaves_and_nothing_is_lost(world: ProfilesWor
             until(lambda: told.read_text().count(" reading on ") >= 4, told, first, second)
             world.append(RECORDS[2 * some :])
             until(
-                lambda: world.n_kept(RECORDS) >= total(expected(RECORDS[: 2 * some])) - 50,
+                lambda: world.n_kept(RECORDS) >= total(wanted(RECORDS[: 2 * some])) - 50,
                 told,
                 first,
                 second,
             )
             second.send_signal(signal.SIGTERM)
             assert second.wait(WITHIN_S) == 0, told.read_text()
-        until(lambda: same(world.kept(RECORDS), expected(RECORDS)), told, first)
+        until(lambda: same(world.kept(RECORDS), wanted(RECORDS)), told, first)
         first.send_signal(signal.SIGTERM)
         assert first.wait(WITHIN_S) == 0, told.read_text()
     assert world.committed() == len(RECORDS)
@@ -155,17 +193,18 @@ def test_health_and_metrics_say_what_became_of_every_record(world: ProfilesWorld
     }
     used = re.search(r'instep_outcomes_total\{outcome="used.history",.*?\} (\S+)', page)
     assert used is not None
-    assert float(used[1]) == n_new(RECORDS)
+    assert float(used[1]) == n_new(SETTINGS, RECORDS)
     assert 'instep_event_latency_seconds_count{stage="profile"' in page
 
 
-def test_a_group_that_is_ahead_of_the_log_is_told_where(world: ProfilesWorld, tmp_path: Path) -> None:
+def test_profiles_that_are_ahead_of_the_log_are_told_where(world: ProfilesWorld, tmp_path: Path) -> None:
     told = tmp_path / "stderr"
     world.append(RECORDS[:10])
-    world.commit({0: 1_000})
+    with world.profiles() as profiles:
+        profiles.begin(0, 1_000)
     with world.worker(told) as child:
         assert child.wait(WITHIN_S) == 1
-    assert "partition 0: expected the group's offset in 0.." in told.read_text()
+    assert "partition 0: expected what is kept to end within 0.." in told.read_text()
 
 
 def test_a_gap_in_the_offsets_ends_it_before_anything_behind_the_gap_is_committed(

@@ -14,7 +14,9 @@ from instep.settings import Settings
 from stream.events import Version, encode_sample
 from stream.join import Dead, Joiner
 from stream.log import MemoryLog, Record
+from tests.services import kept
 from tests.services.installation import Installation
+from tests.services.kept import Kept
 from trainer import checkpoint
 from trainer.loop import Step
 from trainer.model.simhash import encode
@@ -51,6 +53,9 @@ class Undisturbed:
     scores: list[list[Score]]
     """Up to the last publication."""
     index: Update
+    profiles: Kept
+    records: list[Record]
+    """The log."""
 
 
 def undisturbed(settings: Settings, records: Iterable[Record]) -> Undisturbed:
@@ -93,12 +98,19 @@ def undisturbed(settings: Settings, records: Iterable[Record]) -> Undisturbed:
         published=recording.versions,
         scores=[[s for s in some if s[2] <= index.version] for some in scores],
         index=index,
+        profiles=kept.expected(settings, records),
+        records=records,
     )
 
 
 def differences(loop: Installation, expected: Undisturbed) -> list[str]:
     """In what a loop that has come to rest differs from one that was never disturbed."""
-    return [*_of_the_join(loop, expected), *_of_the_model(loop, expected), *_of_the_index(loop, expected)]
+    return [
+        *_of_the_join(loop, expected),
+        *_of_the_profiles(loop, expected),
+        *_of_the_model(loop, expected),
+        *_of_the_index(loop, expected),
+    ]
 
 
 def _of_the_join(loop: Installation, expected: Undisturbed) -> list[str]:
@@ -108,13 +120,24 @@ def _of_the_join(loop: Installation, expected: Undisturbed) -> list[str]:
     for p in range(len(expected.samples)):
         found += _compared(f"samples {p}", [(r.key, r.value) for r in samples[p]], expected.samples[p])
         found += _compared(f"dead {p}", [r.value for r in dead[p]], expected.dead[p])
-        kept = {key: value for key, value in {r.key: r.value for r in state[p]}.items() if value}
-        counts = Joiner.restore(rules, named, p, kept).counts
+        held = {key: value for key, value in {r.key: r.value for r in state[p]}.items() if value}
+        counts = Joiner.restore(rules, named, p, held).counts
         if counts != expected.counts[p]:
             found.append(f"counts {p}: expected {expected.counts[p]}, got {counts}")
         if counts["in"] != sum(n for name, n in counts.items() if name != "in"):
             found.append(f"counts {p}: expected as many out as in, got {counts}")
     return found
+
+
+def _of_the_profiles(loop: Installation, expected: Undisturbed) -> list[str]:
+    got, wanted = kept.histories(loop.settings, expected.records, loop.profiles), expected.profiles
+    if kept.same(got, wanted):
+        return []
+    n_others = sum(not all(map(np.array_equal, got[user], wanted[user])) for user in wanted)
+    return [
+        f"profiles: expected {kept.total(wanted)} behaviours of {len(wanted)} users, got {kept.total(got)}: "
+        f"{n_others} users differ"
+    ]
 
 
 def _of_the_model(loop: Installation, expected: Undisturbed, epoch: int = 0) -> list[str]:
