@@ -1,4 +1,7 @@
-"""The workers as an installation runs them: from settings to a process that is served until it is told to leave."""
+"""The workers as an installation runs them: from settings to a process that is served until it is told to leave.
+
+What a worker alone needs is imported where it is built: torch takes half a gigabyte and seconds, Faust a second.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,8 @@ import logging
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import partial
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
-from indexer.redis_index import RedisIndex
-from indexer.worker import MODEL, IndexerWorker
 from instep.settings import Settings, SettingsError, WorkerName
 from stream import joiner
 from stream.files import FileSource
@@ -19,10 +20,10 @@ from stream.metrics import Metrics
 from stream.redis_client import Client
 from stream.redis_profiles import RedisProfiles
 from stream.service import Worker, now_ms, serve
-from trainer import worker as trainer
-from trainer.model.simhash import make_planes
-from trainer.publication import last_version
-from trainer.worker import TrainerRules
+
+if TYPE_CHECKING:
+    from trainer.publication import Publication
+    from trainer.worker import TrainerRules
 
 log = logging.getLogger(__name__)
 
@@ -72,17 +73,22 @@ def send(settings: Settings, source: FileSource, on_sent: Callable[[int], None])
 
 def rollback(settings: Settings, checkpoint: str) -> str:
     """Make an older checkpoint the one that the trainer goes on from, in a new epoch; returns its Version."""
+    from trainer import worker
+    from trainer.publication import last_version
+
     cluster = settings.cluster()
-    cluster.check({MODEL: 1})
-    model = KafkaSource(cluster, MODEL)
+    cluster.check({worker.MODEL: 1})
+    model = KafkaSource(cluster, worker.MODEL)
     try:
-        return str(trainer.rollback(trainer_rules(settings), checkpoint, last_version(model)))
+        return str(worker.rollback(trainer_rules(settings), checkpoint, last_version(model)))
     finally:
         model.close()
 
 
 def trainer_rules(settings: Settings) -> TrainerRules:
     """What the trainer does, by the settings."""
+    from trainer.worker import TrainerRules
+
     public = settings.public()
     return TrainerRules(
         config=settings.learner_config(),
@@ -97,7 +103,7 @@ def trainer_rules(settings: Settings) -> TrainerRules:
 
 
 def _profiles(settings: Settings, metrics: Metrics, once: bool) -> None:
-    from stream import app  # importing Faust takes a while
+    from stream import app
 
     service = settings.service
     try:
@@ -135,7 +141,9 @@ def _joiner(settings: Settings, metrics: Metrics) -> Worker:
 
 
 def _trainer(settings: Settings, metrics: Metrics) -> Worker:
-    return trainer.build(
+    from trainer import worker
+
+    return worker.build(
         settings.cluster(),
         trainer_rules(settings),
         metrics,
@@ -145,17 +153,27 @@ def _trainer(settings: Settings, metrics: Metrics) -> Worker:
 
 
 def _indexer(settings: Settings, metrics: Metrics) -> Worker:
+    from indexer.redis_index import RedisIndex
+    from indexer.worker import MODEL, IndexerWorker
+    from trainer.model.simhash import make_planes
+
     cluster = settings.cluster()
     cluster.check({MODEL: 1})
-    rules, config = trainer_rules(settings), settings.learner_config()
+    model = settings.model
+
+    def whole() -> tuple[Publication, int] | None:
+        from trainer import worker
+
+        return worker.whole(trainer_rules(settings))
+
     with ExitStack() as opened:
         client = opened.enter_context(closing(redis_client(settings)))
         source = opened.enter_context(closing(KafkaSource(cluster, MODEL)))
         worker = IndexerWorker(
             source,
             RedisIndex(client, settings.redis.prefix, settings.redis.keep_updates),
-            make_planes(config.shape.n_coded, config.shape.dim, config.bits, config.seed),
-            partial(trainer.whole, rules),
+            make_planes(settings.n_coded, model.dim, model.bits, model.seed),
+            whole,
             metrics,
             now_ms=now_ms,
             on_close=client.close,

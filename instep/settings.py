@@ -13,13 +13,12 @@ from msgspec import Meta, Struct
 
 from stream.fields import Feature, Fields
 from stream.join import JoinRules
-from trainer.learner import LearnerConfig
-from trainer.loop import LoopRules
-from trainer.model.ctr import Shape
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # each is imported where it is made: a joiner needs no torch, a replay no Kafka
     from stream.cluster import Cluster
     from stream.topics import Topic
+    from trainer.learner import LearnerConfig
+    from trainer.loop import LoopRules
 
 Ms = Annotated[int, Meta(ge=1, le=10**12)]
 Ratio = Annotated[float, Meta(gt=0, le=10)]
@@ -179,7 +178,15 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
             history_kinds=s.history_kinds,
         )
 
+    @property
+    def n_coded(self) -> int:
+        """How many item fields have bits of the codes."""
+        return min(self.model.coded, len(self.fields.item))
+
     def learner_config(self) -> LearnerConfig:
+        from trainer.learner import LearnerConfig
+        from trainer.model.ctr import Shape
+
         m, fields = self.model, self.fields
         return LearnerConfig(
             shape=Shape(
@@ -187,7 +194,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
                 dim=m.dim,
                 n_side=len(fields.side),
                 n_item_fields=len(fields.item),
-                n_coded=min(m.coded, len(fields.item)),
+                n_coded=self.n_coded,
                 n_kinds=len(self.stream.windows),
                 heads=m.heads,
                 mlp=m.mlp,
@@ -206,12 +213,14 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         )
 
     def loop_rules(self) -> LoopRules:
+        from trainer.loop import LoopRules
+
         t = self.trainer
         return LoopRules(t.batch_samples, t.batch_span_ms, t.publish_ms, t.row_ttl_ms)
 
     def cluster(self) -> Cluster:
         """The Kafka cluster. LogError if ``kafka.client`` has what cannot be there."""
-        from stream.cluster import Cluster  # only services need what it imports
+        from stream.cluster import Cluster
 
         k = self.kafka
         return Cluster(k.bootstrap, k.prefix, k.client, k.timeout_ms, k.transaction_timeout_ms)
@@ -283,8 +292,8 @@ def _check_together(settings: Settings, where: str) -> None:
         ("stream.windows", bool(stream.windows), "at least one action kind", {}),
         (
             "model.bits",
-            model.bits % min(model.coded, len(fields.item)) == 0,
-            f"a multiple of the {min(model.coded, len(fields.item))} coded fields",
+            model.bits % settings.n_coded == 0,
+            f"a multiple of the {settings.n_coded} coded fields",
             model.bits,
         ),
         (

@@ -34,8 +34,15 @@ def test_a_folder_imports_only_from_folders_above_it(folder: str) -> None:
         assert not wrong, f"{path.relative_to(ROOT)} imports {wrong}"
 
 
-def test_codes_and_search_need_no_torch() -> None:
-    code = "import sys, trainer.model.simhash, trainer.model.search; sys.exit('torch' in sys.modules)"
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [
+        ("trainer.model.simhash, trainer.model.search", {"torch"}),
+        ("instep.run", {"torch", "numba", "faust"}),  # a joiner is a tenth of the size of a trainer
+    ],
+)
+def test_what_is_heavy_is_loaded_by_who_needs_it(modules: str, heavy: set[str]) -> None:
+    code = f"import sys, {modules}; sys.exit(bool({heavy} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
