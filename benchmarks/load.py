@@ -29,6 +29,9 @@ CLICK_MS = 800
 """The longest delay of a click: well within its window."""
 TICK_MS = 100
 HOUR_MS = 3_600_000
+AFTER = "after"
+"""Slates of the time after the one that is measured: with them the last of those is published."""
+AFTER_S = 3.0
 
 
 def histories(n_users: int, n_behaviours: int, end_ms: int, seed: int = 0) -> Iterator[Event]:
@@ -40,11 +43,22 @@ def histories(n_users: int, n_behaviours: int, end_ms: int, seed: int = 0) -> It
 
 
 def slates(
-    rng: random.Random, n_users: int, rate: float, from_ms: int, seconds: float, name: str
+    rng: random.Random,
+    n_users: int,
+    rate: float,
+    from_ms: int,
+    seconds: float,
+    name: str,
+    after_s: float = 0.0,
 ) -> Iterator[Event]:
     """Slates of ten at a rate, their clicks and Ticks, in the order of time; the last Ticks close all windows."""
     due: list[tuple[int, int, Action]] = []
-    n, tick_ms, end_ms = 0, from_ms, from_ms + round(seconds * 1000)
+    n, n_named, tick_ms, end_ms = (
+        0,
+        round(seconds * rate),
+        from_ms,
+        from_ms + round((seconds + after_s) * 1000),
+    )
     while (at_ms := from_ms + round(1000 * n / rate)) < end_ms:
         while due and due[0][0] <= at_ms:
             yield heappop(due)[2]
@@ -53,10 +67,11 @@ def slates(
             tick_ms += TICK_MS
         user, shown = f"user{rng.randrange(n_users)}", rng.sample(range(N_ITEMS), 10)
         candidates = [Candidate(f"item{i}", _features(i)) for i in shown]
-        yield Impression(f"{name}.{n}", user, at_ms, candidates, {"device": "phone"})
+        impression = f"{name}.{n}" if n < n_named else f"{AFTER}.{name}.{n}"
+        yield Impression(impression, user, at_ms, candidates, {"device": "phone"})
         if rng.random() < CLICKED:
             when = at_ms + rng.randrange(1, CLICK_MS)
-            heappush(due, (when, n, _click(rng.choice(shown), user, when, f"{name}.{n}")))
+            heappush(due, (when, n, _click(rng.choice(shown), user, when, impression)))
         n += 1
     while due:
         yield heappop(due)[2]
@@ -99,7 +114,7 @@ def main(path: str, users: str, rate: str, seconds: str, name: str) -> None:
     settings = load(Path(path))
     print("begins", flush=True)  # imports took seconds; whoever measures waits for this
     began_s, cpu_s = time.monotonic(), process_time()
-    stream = slates(random.Random(name), int(users), float(rate), now_ms(), float(seconds), name)
+    stream = slates(random.Random(name), int(users), float(rate), now_ms(), float(seconds), name, AFTER_S)
     n = send(settings, stream, live=True)
     took_s = time.monotonic() - began_s
     print(json.dumps({"events": n, "took_s": took_s, "cpu_s": process_time() - cpu_s}))
