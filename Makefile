@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 MINUTES ?= 1
 
-.PHONY: setup demo test check images bench bench-services chaos results clean
+.PHONY: setup demo test check images bench bench-services bench-ranker chaos results clean
 
 setup: .venv/ready
 
@@ -32,6 +32,9 @@ bench: setup ## what we claim about speed, into build/bench.json
 
 bench-services: setup ## the workers on a Kafka and a Redis of their own, into build/bench-services.json
 	$(BIN)/python -m benchmarks.services
+
+bench-ranker: setup ## ranking by itself, over HTTP, and while publications come, into build/bench-ranker.json
+	$(BIN)/python -m benchmarks.ranker
 
 chaos: setup ## every worker killed 20 times on a Kafka and a Redis of its own; takes about half an hour
 	$(BIN)/python -m benchmarks.chaos

@@ -27,7 +27,8 @@ from stream.redis_client import Client
 from tests.services.processes import local_redis
 
 PINGS = """
-import socket, sys, time
+import signal, socket, sys, time
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background is born deaf to it
 with socket.create_connection((sys.argv[1], int(sys.argv[2]))) as s:
     longest = 0.0
     print("ready", flush=True)

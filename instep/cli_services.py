@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, get_args
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -43,28 +43,37 @@ def create(
 
 @installation.command()
 def run(
-    worker: Annotated[str, typer.Argument(help="joiner, profiles, trainer or indexer; or all of them.")],
+    worker: Annotated[
+        str, typer.Argument(help="joiner, profiles, trainer, indexer or ranker; or all of them.")
+    ],
     settings: SettingsFile = None,
     once: Annotated[bool, typer.Option("--once", help="Do what there is to do and leave.")] = False,
 ) -> None:
     """Run a worker, or all of them under one process, on the Kafka and Redis of the settings."""
-    from instep.settings import SettingsError, WorkerName
+    from instep.settings import SettingsError
     from stream.logs import configure
 
     chosen = settings_of(settings, Path())
     configure(chosen.service.log == "json")
     if worker == "all":
+        from instep.run import ALL, WORKERS
         from instep.supervisor import Supervisor, run_once
 
         given = ["--settings", str(settings)] if settings else []
         flags = [*given, *(["--once"] if once else [])]
-        workers = get_args(WorkerName)
-        commands = {name: [sys.executable, "-m", "instep.cli", "run", name, *flags] for name in workers}
+        workers = WORKERS if once else ALL
+        commands: dict[str, list[str]] = {
+            name: [sys.executable, "-m", "instep.cli", "run", name, *flags] for name in workers
+        }
         raise SystemExit(run_once(commands) if once else Supervisor(commands).run())
     from instep import run as running
 
-    if worker not in running.WORKERS:
-        raise SettingsError(f"run: expected one of {', '.join(running.WORKERS)}, all, got {worker!r}")
+    if worker not in running.ALL:
+        raise SettingsError(f"run: expected one of {', '.join(running.ALL)}, all, got {worker!r}")
+    if once and worker not in running.WORKERS:
+        raise SettingsError(
+            f"run: expected --once for one of {', '.join(running.WORKERS)}, got it for {worker}"
+        )
     running.run(chosen, worker, once=once)
 
 

@@ -88,13 +88,7 @@ class Demo:
         self.profiles = MemoryProfiles(len(self._fields.item), self.settings.stream.max_history)
         self.mirror = Mirror(config.shape, config.bits, 1 << 20)
         self.ranker = Ranker(
-            self.mirror,
-            self.profiles,
-            self._fields,
-            short=config.short,
-            k=config.k,
-            warm_up_steps=config.warm_up_steps,
-            max_history=self.settings.stream.max_history,
+            self.mirror, self.profiles, self.settings.scorer(), self.settings.stream.max_history
         )
         self._shown: Impression | None = None
         self._n_seen = 0

@@ -17,18 +17,21 @@ from stream.files import FileSource
 from stream.kafka import KafkaSource, KafkaWriter
 from stream.log import Unavailable
 from stream.metrics import Metrics
-from stream.redis_client import Client
+from stream.redis_client import RETRIES, Client
 from stream.redis_profiles import RedisProfiles
-from stream.service import Worker, now_ms, serve
+from stream.service import Worker, end, now_ms, serve
 
 if TYPE_CHECKING:
+    from ranker.service import RankerService
     from trainer.publication import Publication
     from trainer.worker import TrainerRules
 
 log = logging.getLogger(__name__)
 
-WORKERS: tuple[WorkerName, ...] = get_args(WorkerName)
+ALL: tuple[WorkerName, ...] = get_args(WorkerName)
 """In the order in which data moves."""
+WORKERS = ALL[:-1]
+"""Those that read a log, and can come to its end."""
 
 
 def run(settings: Settings, name: WorkerName, *, once: bool = False) -> None:
@@ -37,6 +40,8 @@ def run(settings: Settings, name: WorkerName, *, once: bool = False) -> None:
     metrics = Metrics(name)
     if name == "profiles":  # Faust has a loop of its own
         return _profiles(settings, metrics, once)
+    if name == "ranker":  # and so has uvicorn
+        return _ranker(settings, metrics)
     builders: dict[str, Callable[[Settings, Metrics], Worker]] = {
         "joiner": _joiner,
         "trainer": _trainer,
@@ -122,7 +127,7 @@ def _profiles(settings: Settings, metrics: Metrics, once: bool) -> None:
             now_ms=now_ms,
         )
     except Unavailable as e:
-        app.end(e)  # with 1: not a matter for a person, whoever started it starts it again
+        end(e)  # with 1: not a matter for a person, whoever started it starts it again
 
 
 def _joiner(settings: Settings, metrics: Metrics) -> Worker:
@@ -136,6 +141,7 @@ def _joiner(settings: Settings, metrics: Metrics) -> Worker:
         metrics,
         max_dead=settings.stream.max_dead,
         poll_records=settings.service.poll_records,
+        linger_ms=settings.service.linger_ms,
         now_ms=now_ms,
     )
 
@@ -182,10 +188,78 @@ def _indexer(settings: Settings, metrics: Metrics) -> Worker:
         return worker
 
 
-def redis_client(settings: Settings) -> Client:
+def _ranker(settings: Settings, metrics: Metrics) -> None:
+    from ranker.http import make_app
+    from ranker.server import serve_app
+
+    r = settings.ranker
+    try:
+        service = ranker_service(settings, metrics)
+        app = make_app(service, tokens=r.tokens, max_body_bytes=r.max_body_bytes)
+        serve_app(app, r.host, r.port, service)
+    except Unavailable as e:
+        end(e)
+
+
+def ranker_service(settings: Settings, metrics: Metrics) -> RankerService:
+    """What the ranker of the settings answers with.
+
+    Raises
+    ------
+    Unavailable
+        If Redis does not answer. It may go away later on.
+    """
+    import torch
+
+    from indexer.redis_index import RedisIndex
+    from ranker.live import LiveModel
+    from ranker.mirror import Mirror
+    from ranker.names import Names
+    from ranker.outbox import Outbox
+    from ranker.remembered import RememberedProfiles
+    from ranker.service import RankerRules, RankerService
+    from trainer.model.simhash import make_planes
+
+    r, model, cluster = settings.ranker, settings.model, settings.cluster()
+    config, fields, max_history = settings.learner_config(), settings.fields, settings.stream.max_history
+    torch.set_num_threads(1)  # of this size a request is quicker on one; more requests go to more processes
+
+    def open_writer() -> KafkaWriter:
+        cluster.check({joiner.EVENTS: settings.stream.partitions})
+        return KafkaWriter(cluster, joiner.EVENTS)
+
+    index = RedisIndex(redis_client(settings), settings.redis.prefix, settings.redis.keep_updates)
+    quick = redis_client(settings, min(r.profile_timeout_ms, settings.redis.timeout_ms), retries=0)
+    return RankerService(
+        LiveModel(
+            lambda: Mirror(config.shape, config.bits, settings.trainer.capacity),
+            index,
+            metrics,
+            now_ms=now_ms,
+            fail=end,
+        ),
+        index,
+        RememberedProfiles(
+            redis_profiles(settings, quick),
+            len(fields.item),
+            max_history,
+            n_users=r.remembered_users,
+            now_ms=now_ms,
+        ),
+        Outbox(open_writer, metrics, n_most=r.max_waiting, tick_ms=r.tick_ms, now_ms=now_ms, fail=end),
+        settings.scorer(),
+        Names(fields, r.named_items),
+        make_planes(settings.n_coded, model.dim, model.bits, model.seed),
+        metrics,
+        RankerRules(r.max_candidates, max_history, r.max_behind_ms, r.audit_ms),
+        now_ms=now_ms,
+    )
+
+
+def redis_client(settings: Settings, timeout_ms: int | None = None, retries: int = RETRIES) -> Client:
     """A connection to the Redis of the settings."""
     r = settings.redis
-    return Client(r.url, r.cluster, r.timeout_ms, r.client)
+    return Client(r.url, r.cluster, timeout_ms or r.timeout_ms, r.client, retries)
 
 
 def redis_profiles(settings: Settings, client: Client) -> RedisProfiles:

@@ -15,6 +15,7 @@ from stream.fields import Feature, Fields
 from stream.join import JoinRules
 
 if TYPE_CHECKING:  # each is imported where it is made: a joiner needs no torch, a replay no Kafka
+    from ranker.ranker import Scorer
     from stream.cluster import Cluster
     from stream.topics import Topic
     from trainer.learner import LearnerConfig
@@ -107,7 +108,7 @@ class KafkaSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Passed on to kafka-python: security_protocol, ssl_*, sasl_* ... May be secret: never shown, never saved."""
 
 
-WorkerName = Literal["joiner", "profiles", "trainer", "indexer"]
+WorkerName = Literal["joiner", "profiles", "trainer", "indexer", "ranker"]
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 
 
@@ -128,6 +129,8 @@ class ServiceSettings(Struct, frozen=True, forbid_unknown_fields=True):
     ports: Ports = Ports()
     poll_records: Annotated[int, Meta(ge=1, le=1_000_000)] = 2_000
     """At most so many records a step, which is one transaction for each partition."""
+    linger_ms: Annotated[int, Meta(ge=0, le=60_000)] = 100
+    """How long a joiner that found fewer waits for more, so that transactions are fewer and larger."""
     stall_ms: Ms = 60_000
     """A step that takes longer makes the worker unhealthy."""
     retry_ms: Ms = 30_000
@@ -151,6 +154,31 @@ class RedisSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """More that redis-py takes: username, password, ssl_ca_certs and so on."""
 
 
+class RankerSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[ranker]: the HTTP API. Times are wall time."""
+
+    host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
+    port: Port = 8460
+    tokens: tuple[Annotated[str, Meta(min_length=8)], ...] = ()
+    """Bearer tokens of which each request must bring one; none asks for none. Secret: never shown, never saved."""
+    max_candidates: Annotated[int, Meta(ge=1, le=100_000)] = 5_000
+    max_body_bytes: Annotated[int, Meta(ge=1_024, le=1 << 30)] = 8 << 20
+    max_behind_ms: Ms = 60_000
+    """A ranker that has not been in step with the index for so long says that it is not ready."""
+    max_waiting: Annotated[int, Meta(ge=1, le=10**7)] = 10_000
+    """Events that may wait for Kafka; more are refused."""
+    tick_ms: Annotated[int, Meta(ge=0, le=10**9)] = 1_000
+    """How often a Tick goes to every partition of the events; 0 if who sends events sends Ticks too."""
+    remembered_users: Annotated[int, Meta(ge=1, le=10**7)] = 2_000
+    """Of whom the history is known while Redis is away."""
+    profile_timeout_ms: Ms = 250
+    """How long a request waits for a user's history before it takes the one that is remembered."""
+    named_items: Annotated[int, Meta(ge=1, le=10**8)] = 100_000
+    """Of which the name is known: those that were asked about last."""
+    audit_ms: Annotated[int, Meta(ge=0, le=10**9)] = 10_000
+    """How often rows are audited; 0 for never."""
+
+
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     """The whole file."""
 
@@ -161,6 +189,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     kafka: KafkaSettings = KafkaSettings()
     service: ServiceSettings = ServiceSettings()
     redis: RedisSettings = RedisSettings()
+    ranker: RankerSettings = RankerSettings()
 
     @property
     def fields(self) -> Fields:
@@ -211,6 +240,12 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
             born_from_category=m.born_from_category,
             threads=self.trainer.threads,
         )
+
+    def scorer(self) -> Scorer:
+        from ranker.ranker import Scorer
+
+        m = self.model
+        return Scorer(self.fields, m.short, m.top_k, m.warm_up_steps)
 
     def loop_rules(self) -> LoopRules:
         from trainer.loop import LoopRules

@@ -60,6 +60,7 @@ class Mirror:
             self.table = self._empty()
         slots = self.table.put(update.keys, update.fields, update.vectors, encode=False)
         self.table.codes[slots] = update.codes  # the index's, not our own: what is audited is what is used
+        self.table.changed[slots] = update.steps
         self.table.remove(update.tombstones)
         weights = {name: torch.from_numpy(w.copy()) for name, w in update.dense.items()}
         self.network.load_state_dict(weights)

@@ -50,37 +50,95 @@ class Model(Protocol):
     def at_ms(self) -> int: ...
 
 
+History = tuple[NDArray[np.uint64], NDArray[np.int64]]
+"""Keys ``[L, F]`` and event times ``[L]`` of behaviours, oldest first; see `Profiles.get`."""
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """How a request becomes a batch, and a batch scores; holds no model, so that any may be given.
+
+    Parameters
+    ----------
+    short, k, warm_up_steps
+        As the trainer's: how many behaviours are attended over always, how many are searched, and up to which step by
+        category alone.
+    """
+
+    fields: Fields
+    short: int
+    k: int
+    warm_up_steps: int = 0
+
+    def slate(
+        self,
+        user: str,
+        candidates: Sequence[Candidate],
+        context: Mapping[str, Value],
+        at_ms: int,
+        history: History,
+    ) -> Batch:
+        """A request as a batch of one sample, without labels.
+
+        Raises
+        ------
+        BadEvent
+            If a feature has the wrong type.
+        """
+        keys, at = history
+        items = [
+            self.fields.item_keys(c.item, c.features, f"$.candidates[{i}]") for i, c in enumerate(candidates)
+        ]
+        n = len(items)
+        return Batch(
+            side=np.array([self.fields.side_keys(user, context)], np.uint64),
+            at_ms=np.array([at_ms]),
+            items=np.array(items, np.uint64).reshape(n, len(self.fields.item)),
+            first=np.array([0, n]),
+            labels=np.zeros((n, 1), np.float32),
+            stage=np.zeros(1, np.uint8),
+            sequence=keys,
+            sequence_at=at,
+            start=np.array([0, len(at)]),
+        )
+
+    def score(self, model: Model, batch: Batch) -> Ranked:
+        """Scores of a batch of one sample.
+
+        Raises
+        ------
+        NotReadyError
+            Before the first publication.
+        """
+        version = model.version
+        if version is None:
+            raise NotReadyError("ranker: expected a published model, got none yet")
+        scores = np.zeros(0, np.float32)
+        if batch.n_candidates:
+            young = self.is_young(version)
+            scores = predict(model.network, model.table, batch, self.short, self.k, young=young)[:, 0]
+        return Ranked(scores, version, model.at_ms, len(batch.sequence_at))
+
+    def is_young(self, version: Version) -> bool:
+        """Whether that Version searches by category alone."""
+        return version.step < self.warm_up_steps
+
+
 class Ranker:
-    """Ranks slates.
+    """Ranks slates with a model and profiles that are in this process.
 
     Parameters
     ----------
     model
         Whose scores are given out; what it is may change between requests, never within one.
-    short, k, warm_up_steps
-        As the trainer's: how many behaviours are attended over always, how many are searched, and up to which step by
-        category alone.
     max_history
         As the joiner's.
     """
 
-    def __init__(
-        self,
-        model: Model,
-        profiles: Profiles,
-        fields: Fields,
-        *,
-        short: int,
-        k: int,
-        max_history: int,
-        warm_up_steps: int = 0,
-    ) -> None:
+    def __init__(self, model: Model, profiles: Profiles, scorer: Scorer, max_history: int) -> None:
         self._model = model
         self._profiles = profiles
-        self._fields = fields
-        self._short = short
-        self._k = k
-        self._warm_up_steps = warm_up_steps
+        self._scorer = scorer
         self._max_history = max_history
 
     def rank(
@@ -95,34 +153,11 @@ class Ranker:
         BadEvent
             If a feature has the wrong type.
         """
-        version = self._model.version
-        if version is None:
-            raise NotReadyError("ranker: expected a published model, got none yet")
-        batch = self.slate(user, candidates, context, at_ms)
-        scores = np.zeros(0, np.float32)
-        if batch.n_candidates:
-            young = version.step < self._warm_up_steps
-            p = predict(self._model.network, self._model.table, batch, self._short, self._k, young=young)
-            scores = p[:, 0]
-        return Ranked(scores, version, self._model.at_ms, len(batch.sequence_at))
+        return self._scorer.score(self._model, self.slate(user, candidates, context, at_ms))
 
     def slate(
         self, user: str, candidates: Sequence[Candidate], context: Mapping[str, Value], at_ms: int
     ) -> Batch:
-        """A request as a batch of one sample, without labels."""
-        keys, at = self._profiles.get(key_of("user", user), at_ms, self._max_history)
-        items = [
-            self._fields.item_keys(c.item, c.features, f"$.candidates[{i}]") for i, c in enumerate(candidates)
-        ]
-        n = len(items)
-        return Batch(
-            side=np.array([self._fields.side_keys(user, context)], np.uint64),
-            at_ms=np.array([at_ms]),
-            items=np.array(items, np.uint64).reshape(n, len(self._fields.item)),
-            first=np.array([0, n]),
-            labels=np.zeros((n, 1), np.float32),
-            stage=np.zeros(1, np.uint8),
-            sequence=keys,
-            sequence_at=at,
-            start=np.array([0, len(at)]),
-        )
+        """A request, with the user's live behaviours, as a batch of one sample."""
+        history = self._profiles.get(key_of("user", user), at_ms, self._max_history)
+        return self._scorer.slate(user, candidates, context, at_ms, history)

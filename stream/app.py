@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import signal
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import NoReturn
 
 import faust
 from faust.streams import Stream
@@ -30,9 +28,9 @@ from stream.events import Action, BadEvent, Origin, decode_event, key_of
 from stream.faust_kafka import Places, make_app
 from stream.fields import Fields
 from stream.health import Answer, Health
-from stream.log import Unavailable
 from stream.metrics import Metrics
 from stream.profiles import Profiles, Put
+from stream.service import end
 
 log = logging.getLogger(__name__)
 
@@ -325,14 +323,6 @@ def run(
         log.info("left worker=%s", metrics.worker)
 
     asyncio.run(main())
-
-
-def end(error: BaseException) -> NoReturn:
-    """End the process as it is: Faust acknowledges and commits while it stops, and may wait for ever."""
-    what = "ending, to be started again error=%s"
-    log.critical(what, error, exc_info=None if isinstance(error, Unavailable | ValueError) else error)
-    logging.shutdown()
-    os._exit(1)
 
 
 __all__ = ["ProfilesWorker", "run"]

@@ -75,6 +75,8 @@ class Impression(Struct, frozen=True, omit_defaults=True, tag_field="type", tag=
     candidates: Annotated[list[Candidate], Meta(min_length=1, max_length=10_000)]
     context: dict[str, Value] = {}
     version: Version | None = None
+    digest: Annotated[str, Meta(max_length=64)] = ""
+    """Of the behaviours that it was scored with, see `stream.history.digest`; empty when not known."""
     schema: int = SCHEMA
 
 
@@ -122,6 +124,8 @@ class Sample(Struct, frozen=True, tag_field="type", tag="sample"):
     version: Version | None = None
     stage: str = "final"
     """``final``; under the eager policy ``early`` (all negative) and ``click`` (one candidate, positive)."""
+    digest: str = ""
+    """Of the behaviours that the impression was scored with."""
     schema: int = SCHEMA
 
     @property

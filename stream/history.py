@@ -18,6 +18,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from struct import Struct
 
 import numpy as np
@@ -237,3 +238,14 @@ class History:
         self._keys.frombytes(raw[keys + skip * 8 * width : at])
         self._at.frombytes(raw[at + skip * 8 : kinds])
         self._kinds.frombytes(raw[kinds + skip * 8 :])
+
+
+def digest(keys: bytes, at_ms: bytes) -> str:
+    """What tells a sequence from another: 64 bits in hex, of the bytes that travel in a Sample.
+
+    A ranker sends it along with an impression that it has scored, so the joiner can say whether the model was trained
+    on the behaviours that it served with.
+    """
+    hashed = blake2b(keys, digest_size=8)
+    hashed.update(at_ms)
+    return hashed.hexdigest()

@@ -7,7 +7,8 @@ from collections.abc import Iterable
 
 import msgspec
 
-from stream.events import encode_sample
+from stream.events import Sample, encode_sample
+from stream.history import digest
 from stream.join import Dead, Joiner
 from stream.log import Record, Sink, Source
 
@@ -27,6 +28,8 @@ class Host:
         self.last_dead: Dead | None = None
         self.told = Counter(joiner.counts)
         self.written: dict[str, tuple[int, int]] = {}
+        self.skew: Counter[str] = Counter()
+        """Samples whose behaviours are the ``same`` as their impression was scored with, and ``other`` ones."""
 
     def join(self, records: Iterable[Record]) -> None:
         """Put what becomes of these records into a transaction, with where that leaves the joiner."""
@@ -42,6 +45,9 @@ class Host:
                 else:
                     value = encode_sample(out)
                     write(partition, record.key, value)
+                    if isinstance(out, Sample) and out.digest and out.stage != "click":
+                        is_same = digest(out.sequence, out.sequence_at) == out.digest
+                        self.skew["same" if is_same else "other"] += 1
                     n_samples += 1
                     n_sample_bytes += len(record.key) + len(value)
         self.written[SAMPLES] = (n_samples, n_sample_bytes)

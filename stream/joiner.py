@@ -82,6 +82,8 @@ class JoinerWorker:
         The share of unusable records above which the worker stops; see `stream.dead`.
     poll_records
         At most so many events a step.
+    linger_ms
+        After a step that found fewer, how long to wait for more: fewer and larger transactions.
     now_ms
         Wall time, for how far behind it event time is.
 
@@ -100,6 +102,7 @@ class JoinerWorker:
         *,
         max_dead: float,
         poll_records: int,
+        linger_ms: int = 0,
         now_ms: Callable[[], int],
     ) -> None:
         self._logs = logs
@@ -108,6 +111,8 @@ class JoinerWorker:
         self._metrics = metrics
         self._max_dead = max_dead
         self._poll_records = poll_records
+        self._linger_ms = linger_ms
+        self._due_ms = 0
         self._now_ms = now_ms
         self._hosts: dict[int, Host] = {}
         self._waiting: list[int] = []
@@ -209,9 +214,11 @@ class JoinerWorker:
             self._events.seek(begun)
 
     def _join(self) -> int:
-        if self._events is None:
+        if self._events is None or self._now_ms() < self._due_ms:
             return 0
         records = self._events.poll(self._poll_records)
+        if len(records) < self._poll_records:
+            self._due_ms = self._now_ms() + self._linger_ms
         polled: dict[int, list[Record]] = {}
         for record in records:
             polled.setdefault(record.partition, []).append(record)
@@ -251,7 +258,9 @@ class JoinerWorker:
         for topic, (n, n_bytes) in host.written.items():
             metrics.add("instep_records_out_total", n, topic=topic)
             metrics.add("instep_bytes_out_total", n_bytes, topic=topic)
-        host.told, host.written = counts, {}
+        for outcome, n in host.skew.items():
+            metrics.add("instep_sequences_total", n, outcome=outcome)
+        host.told, host.written, host.skew = counts, {}, Counter()
         hosts = self._hosts.values()
         metrics.set("instep_pending", sum(h.told["pending"] for h in hosts))
         metrics.set("instep_users", sum(h.joiner.n_users for h in hosts))
@@ -286,6 +295,7 @@ def build(
     partitions: Sequence[int] | None = None,
     max_dead: float = 0.2,
     poll_records: int = 2_000,
+    linger_ms: int = 100,
     now_ms: Callable[[], int],
 ) -> JoinerWorker:
     """The joiner on Kafka, for these partitions or for those that its consumer group gives it."""
@@ -296,5 +306,6 @@ def build(
         metrics,
         max_dead=max_dead,
         poll_records=poll_records,
+        linger_ms=linger_ms,
         now_ms=now_ms,
     )

@@ -28,6 +28,8 @@ LATENCY_S = (0.01, 0.025, 0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1, 1.5, 2, 3, 5, 7.5,
 
 WORK_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
+REQUEST_S = (0.001, 0.0025, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
 
 @dataclass(frozen=True)
 class Metric:
@@ -76,13 +78,21 @@ METRICS = (
     Metric(
         "instep_event_latency_seconds",
         "histogram",
-        "Wall time less event time of the newest event when it was joined, in a profile, trained, published, indexed.",
+        "Wall time less event time of the newest event when it was joined, in a profile, trained, published, "
+        "indexed, served.",
         ("stage",),
         LATENCY_S,
     ),
     # joiner, profiles
     Metric("instep_users", "gauge", "Users of whom something is remembered."),
     Metric("instep_pending", "gauge", "Impressions and actions that wait for their windows or each other."),
+    Metric(
+        "instep_sequences_total",
+        "counter",
+        "Samples with the behaviours that their impression was scored with (same), or with others (other): "
+        "the skew between training and serving.",
+        ("outcome",),
+    ),
     # trainer
     Metric("instep_batches_total", "counter", "Batches learned."),
     Metric("instep_candidates_total", "counter", "Candidates predicted, then learned."),
@@ -102,6 +112,32 @@ METRICS = (
         ("outcome",),
     ),
     Metric("instep_index_items", "gauge", "Items in the index."),
+    # ranker
+    Metric("instep_requests_total", "counter", "Requests by path and status.", ("path", "status")),
+    Metric(
+        "instep_request_seconds", "histogram", "Time of a request within the process.", ("path",), REQUEST_S
+    ),
+    Metric("instep_behind_seconds", "gauge", "Since the index was last seen to hold nothing newer."),
+    Metric("instep_age_seconds", "gauge", "Since the newest sample that the Version served has learned."),
+    Metric(
+        "instep_histories_total",
+        "counter",
+        "Histories that slates were scored with, by where they came from: profile, memory, request, none.",
+        ("outcome",),
+    ),
+    Metric("instep_outbox_waiting", "gauge", "Events that are not known to be on the log."),
+    Metric(
+        "instep_outbox_dropped_total",
+        "counter",
+        "Events refused because too many waited, or lost at the end.",
+    ),
+    Metric(
+        "instep_audit_rows_total",
+        "counter",
+        "Rows whose code was computed again and compared, with the mirror's and the index's.",
+        ("outcome",),
+    ),
+    Metric("instep_audit_bits_total", "counter", "Bits in which these differed; 0 is in step.", ("outcome",)),
 )
 
 _KINDS = {"counter": Counter, "gauge": Gauge}

@@ -60,7 +60,9 @@ class Client:
     cluster
         Whether that is one node of a cluster.
     timeout_ms
-        How long to wait for a connection or an answer, each of four times.
+        How long to wait for a connection or an answer, each time.
+    retries
+        How often a call is sent again that got no answer.
     options
         More that redis-py's client takes: username, password, ssl_ca_certs and so on.
 
@@ -78,6 +80,7 @@ class Client:
         cluster: bool = False,
         timeout_ms: int = 5_000,
         options: Mapping[str, Any] | None = None,
+        retries: int = RETRIES,
     ) -> None:
         self._where = _without_secrets(url)
         ours = {
@@ -86,7 +89,7 @@ class Client:
             "protocol": 2,
             **(options or {}),
             "decode_responses": False,
-            "retry": Retry(ExponentialBackoff(cap=1.0, base=0.05), RETRIES),
+            "retry": Retry(ExponentialBackoff(cap=1.0, base=0.05), retries),
         }
         kind: Any = RedisCluster if cluster else redis.Redis
         with self._explained():

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import Event, Thread
 from types import FrameType
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from stream.health import Answer, Health
 from stream.log import Unavailable
@@ -66,6 +66,17 @@ class Worker(Protocol):
 def now_ms() -> int:
     """Wall time in ms since 1970, for workers that are given their clock."""
     return time.time_ns() // 1_000_000
+
+
+def end(error: BaseException) -> NoReturn:
+    """End the process as it is, with 1: for whom a framework would not let go, or would keep what must not be kept.
+
+    Faust acknowledges and commits while it stops, and may wait for ever.
+    """
+    what = "ending, to be started again error=%s"
+    log.critical(what, error, exc_info=None if isinstance(error, Unavailable | ValueError) else error)
+    logging.shutdown()
+    os._exit(1)
 
 
 def serve(

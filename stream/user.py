@@ -29,6 +29,7 @@ class Open(Struct, array_like=True):
     scores: bytes
     version: Version | None
     n_kinds: int
+    digest: str = ""
 
     @property
     def n_candidates(self) -> int:
@@ -86,6 +87,7 @@ def open_impression(
         scores=array("d", [nan if s is None else s for s in scores]).tobytes() if is_scored else b"",
         version=event.version,
         n_kinds=n_kinds,
+        digest=event.digest,
     )
 
 
@@ -136,6 +138,7 @@ class UserState:
             scores=opened.scores,
             version=opened.version,
             stage=stage,
+            digest=opened.digest,
         )
 
     def give_up(self, impression: str, watermark_ms: int) -> int:

@@ -128,6 +128,11 @@ class EmbeddingTable:
         return len(self._live)
 
     @property
+    def n_slots(self) -> int:
+        """Places in use: the null row, rows, and free places between them; the columns hold nothing behind."""
+        return int(self._columns.counts[kernels.USED])
+
+    @property
     def n_waiting(self) -> int:
         """Keys seen, but not often enough for a row."""
         return len(self._waiting)
@@ -332,7 +337,7 @@ class EmbeddingTable:
         """
         waiting, packed = self._waiting.items()
         self._waiting.remove(waiting[packed >> kernels.COUNT_BITS < before_ms])
-        used = slice(0, int(self._columns.counts[kernels.USED]))
+        used = slice(0, self.n_slots)
         idle = (self.last_seen_ms[used] < before_ms) & (self.keys[used] != 0)
         doomed: Keys = self.keys[used][idle]
         self.remove(doomed, step)
@@ -346,7 +351,7 @@ class EmbeddingTable:
         int64 slots, ascending, and uint64 keys, ascending, of tombstones later than ``step``; no key in both.
         """
         gone, when = self._gone.items()
-        used = int(self._columns.counts[kernels.USED])
+        used = self.n_slots
         return np.flatnonzero(self._columns.changed[:used] > step), gone[when > step]
 
     def forget_tombstones(self, step: int) -> None:

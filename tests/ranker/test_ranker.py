@@ -30,16 +30,7 @@ ROUNDING = 1e-6
 
 
 def make_ranker(mirror: Mirror, profiles: MemoryProfiles, s: Settings) -> Ranker:
-    config = s.learner_config()
-    return Ranker(
-        mirror,
-        profiles,
-        s.fields,
-        short=config.short,
-        k=config.k,
-        max_history=s.stream.max_history,
-        warm_up_steps=config.warm_up_steps,
-    )
+    return Ranker(mirror, profiles, s.scorer(), s.stream.max_history)
 
 
 @dataclass
