@@ -228,6 +228,7 @@ def ranker_service(settings: Settings, metrics: Metrics) -> RankerService:
         cluster.check({joiner.EVENTS: settings.stream.partitions})
         return KafkaWriter(cluster, joiner.EVENTS)
 
+    scorer = settings.scorer()
     index = RedisIndex(redis_client(settings), settings.redis.prefix, settings.redis.keep_updates)
     quick = redis_client(settings, min(r.profile_timeout_ms, settings.redis.timeout_ms), retries=0)
     return RankerService(
@@ -235,6 +236,7 @@ def ranker_service(settings: Settings, metrics: Metrics) -> RankerService:
             lambda: Mirror(config.shape, config.bits, settings.trainer.capacity),
             index,
             metrics,
+            warm_up=scorer.warm_up,
             now_ms=now_ms,
             fail=end,
         ),
@@ -247,7 +249,7 @@ def ranker_service(settings: Settings, metrics: Metrics) -> RankerService:
             now_ms=now_ms,
         ),
         Outbox(open_writer, metrics, n_most=r.max_waiting, tick_ms=r.tick_ms, now_ms=now_ms, fail=end),
-        settings.scorer(),
+        scorer,
         Names(fields, r.named_items),
         make_planes(settings.n_coded, model.dim, model.bits, model.seed),
         metrics,

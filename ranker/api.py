@@ -205,6 +205,13 @@ MESSAGES = (
     *(RankRequest, RankResponse, Events, EventsResponse, SimilarResponse, ExplainResponse, VersionResponse),
     Problem,
 )
+
+
+def features_schema() -> dict[str, Any]:
+    """Features as JSON schema."""
+    return msgspec.json.schema(Features)
+
+
 REF = "#/components/schemas/{name}"
 
 

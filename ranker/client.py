@@ -121,7 +121,7 @@ class RankerClient:
         except httpx.HTTPError as e:
             raise RankerError(0, f"{self._http.base_url}: {e}") from e
         try:
-            if answer.status_code == 200 or (kind is EventsResponse and answer.status_code == 503):
+            if answer.status_code == 200 or (kind is EventsResponse and answer.status_code in (400, 503)):
                 return msgspec.json.decode(answer.content, type=kind)
             raise RankerError(answer.status_code, msgspec.json.decode(answer.content, type=Problem).error)
         except msgspec.DecodeError:

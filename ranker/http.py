@@ -44,25 +44,28 @@ EXAMPLE_EVENTS = {
 ID = {"type": "string", "minLength": 1, "maxLength": 512}
 
 
-def _parameter(
-    name: str, schema: dict[str, Any], required: bool = False, example: str = ""
-) -> dict[str, Any]:
-    described = {"name": name, "in": "query", "required": required, "schema": schema}
-    return described | ({"example": example} if example else {})
+def _parameter(name: str, schema: dict[str, Any], required: bool = False) -> dict[str, Any]:
+    return {"name": name, "in": "query", "required": required, "schema": schema}
+
+
+def _features(name: str, example: dict[str, str]) -> dict[str, Any]:
+    """A parameter that is a JSON object."""
+    content = {JSON: {"schema": api.features_schema(), "example": example}}
+    return {"name": name, "in": "query", "required": False, "content": content}
 
 
 _encode = msgspec.json.Encoder().encode
 _rank_request = msgspec.json.Decoder(api.RankRequest)
 _raw_events = msgspec.json.Decoder(api.RawEvents)
-_features = msgspec.json.Decoder(dict[str, Value])
+_feature_object = msgspec.json.Decoder(dict[str, Value])
 
 
 SIMILAR = [_parameter("n", {"type": "integer", "minimum": 1, "maximum": 1_000, "default": 10})]
 EXPLAIN = [
-    _parameter("user", ID, required=True, example="ada"),
-    _parameter("item", ID, required=True, example="n7"),
-    _parameter("features", {"type": "string"}, example='{"category": "sport"}'),
-    _parameter("context", {"type": "string", "default": "{}"}, example='{"device": "phone"}'),
+    _parameter("user", ID, required=True),
+    _parameter("item", ID, required=True),
+    _features("features", {"category": "sport"}),
+    _features("context", {"device": "phone"}),
 ]
 
 
@@ -128,8 +131,8 @@ def make_app(service: RankerService, *, tokens: Sequence[str] = (), max_body_byt
         """Take impressions and actions; each is judged by itself."""
         asked = _decoded(_raw_events, await _body(request, max_body_bytes))
         answer = service.take(asked.events)
-        is_full = bool(answer.results) and not answer.accepted and answer.results[0].error == FULL
-        return _answer(answer, 503 if is_full else 200)
+        refused = {result.error for result in answer.results}
+        return _answer(answer, 200 if answer.accepted or not refused else 503 if refused == {FULL} else 400)
 
     @app.get("/v1/similar/{item}", **_described(None, api.SimilarResponse, None, SIMILAR))
     async def similar(request: Request, item: str) -> Response:
@@ -145,8 +148,8 @@ def make_app(service: RankerService, *, tokens: Sequence[str] = (), max_body_byt
     async def explain(request: Request) -> Response:
         """Which behaviours a candidate attends over, how near they are and what they weigh."""
         query = _query(request, api.ExplainQuery)
-        features = _decoded(_features, query.features.encode(), "features") if query.features else None
-        context = _decoded(_features, query.context.encode(), "context")
+        features = _decoded(_feature_object, query.features.encode(), "features") if query.features else None
+        context = _decoded(_feature_object, query.context.encode(), "context")
         return _answer(await service.explain(query.user, query.item, features, context))
 
     @app.get("/version", **_described(None, api.VersionResponse, None))
@@ -176,6 +179,9 @@ def make_app(service: RankerService, *, tokens: Sequence[str] = (), max_body_byt
         if app.openapi_schema is None:
             schema = get_openapi(title=app.title, version=app.version, routes=app.routes)
             schema.setdefault("components", {})["schemas"] = api.schemas()
+            for operations in schema["paths"].values():
+                for operation in operations.values():
+                    operation["responses"].pop("422", None)  # FastAPI's own, where it checks something itself
             if tokens:
                 schema["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
                 schema["security"] = [{"token": []}]
@@ -269,10 +275,14 @@ def _described(
     parameters: list[dict[str, Any]] | None = None,
 ) -> dict[str, Any]:
     """What a route says of itself in the OpenAPI description."""
-    problem = {"content": {JSON: {"schema": api.ref(api.Problem)}}}
+    either = [api.ref(api.Problem), api.ref(api.EventsResponse)]
+    schema = {"anyOf": either} if answered is api.EventsResponse else either[0]
+    problem = {"content": {JSON: {"schema": schema}}}
     statuses = {400: "What was asked cannot be.", 401: "A token is asked for.", 503: "Not now."}
     if asked:
         statuses[413] = "The body is too large."
+    if answered is api.SimilarResponse:
+        statuses[404] = "The item is not known."
     extra: dict[str, Any] = {"parameters": parameters} if parameters else {}
     if asked:
         content = {"schema": api.ref(asked), "example": example}

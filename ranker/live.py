@@ -38,6 +38,8 @@ class LiveModel:
     ----------
     make
         An empty mirror.
+    warm_up
+        Called with a mirror that was loaded, before it answers.
     fail
         Called, on the follower's thread, with an error that is not the index being away.
     """
@@ -48,10 +50,12 @@ class LiveModel:
         index: Index,
         metrics: Metrics,
         *,
+        warm_up: Callable[[Mirror], object],
         now_ms: Callable[[], int],
         fail: Callable[[BaseException], object],
     ) -> None:
         self._make = make
+        self._warm_up = warm_up
         self._index = index
         self._metrics = metrics
         self._now_ms = now_ms
@@ -117,6 +121,7 @@ class LiveModel:
         if update.since is None:
             fresh = self._make()
             fresh.apply(update)
+            self._warm_up(fresh)
             log.info("mirror loaded version=%s n_rows=%d", update.version, fresh.table.n_rows)
             self._jobs.submit(self._put, fresh).result()
         else:

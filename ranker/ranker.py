@@ -119,6 +119,12 @@ class Scorer:
             scores = predict(model.network, model.table, batch, self.short, self.k, young=young)[:, 0]
         return Ranked(scores, version, model.at_ms, len(batch.sequence_at))
 
+    def warm_up(self, model: Model) -> None:
+        """Let everything that is compiled on its first use be compiled before a request comes."""
+        n_fields, n = len(self.fields.item), self.short + self.k + 1
+        keys = np.arange(1, 1 + n * n_fields, dtype=np.uint64).reshape(n, n_fields)
+        self.score(model, self.slate("", [Candidate("-")] * 2, {}, n, (keys, np.arange(n))))
+
     def is_young(self, version: Version) -> bool:
         """Whether that Version searches by category alone."""
         return version.step < self.warm_up_steps

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from threading import Lock
+from threading import Lock, Thread
 
 import numpy as np
+import uvicorn
 from numpy.typing import NDArray
 from starlette.testclient import TestClient
 
@@ -132,6 +134,7 @@ class Serving:
             lambda: Mirror(config.shape, config.bits, s.trainer.capacity),
             self.index,
             self.metrics,
+            warm_up=s.scorer().warm_up,
             now_ms=lambda: self.now_ms,
             fail=self.failures.append,
         )
@@ -170,6 +173,20 @@ class Serving:
         app = make_app(self.service, tokens=tokens, max_body_bytes=max_body_bytes)
         with TestClient(app, raise_server_exceptions=False) as client:
             yield client
+        assert not self.failures
+
+    @contextmanager
+    def listening(self) -> Iterator[str]:
+        """The same at an address of its own."""
+        server = uvicorn.Server(uvicorn.Config(make_app(self.service), log_config=None, ws="none"))
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            thread = Thread(target=server.run, kwargs={"sockets": [listening]})
+            thread.start()
+            try:
+                yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+            finally:
+                server.should_exit = True
+                thread.join()
         assert not self.failures
 
     def logged(self) -> list[Event]:
