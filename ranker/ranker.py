@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from stream.events import Candidate, Value, Version, key_of
 from stream.fields import Fields
 from stream.profiles import Profiles
-from trainer.batch import Batch
+from trainer.batch import Batch, side_by_side
 from trainer.learner import predict
 from trainer.model.ctr import Network
 from trainer.table import EmbeddingTable
@@ -102,7 +102,7 @@ class Scorer:
             start=np.array([0, len(at)]),
         )
 
-    def score(self, model: Model, batch: Batch) -> Ranked:
+    def score(self, model: Model, slate: Batch) -> Ranked:
         """Scores of a batch of one sample.
 
         Raises
@@ -110,14 +110,25 @@ class Scorer:
         NotReadyError
             Before the first publication.
         """
+        return self.score_all(model, [slate])[0]
+
+    def score_all(self, model: Model, slates: Sequence[Batch]) -> list[Ranked]:
+        """As `score`, of some at once: the same but for rounding, since sums are added in another order."""
         version = model.version
         if version is None:
             raise NotReadyError("ranker: expected a published model, got none yet")
-        scores = np.zeros(0, np.float32)
-        if batch.n_candidates:
+        scores = [np.zeros(0, np.float32) for _ in slates]
+        asked = [i for i, slate in enumerate(slates) if slate.n_candidates]
+        if asked:
+            batch = side_by_side([slates[i] for i in asked])
             young = self.is_young(version)
-            scores = predict(model.network, model.table, batch, self.short, self.k, young=young)[:, 0]
-        return Ranked(scores, version, model.at_ms, len(batch.sequence_at))
+            p = predict(model.network, model.table, batch, self.short, self.k, young=young)[:, 0]
+            for i, mine in zip(asked, np.split(p, batch.first[1:-1]), strict=True):
+                scores[i] = mine
+        return [
+            Ranked(mine, version, model.at_ms, len(slate.sequence_at))
+            for mine, slate in zip(scores, slates, strict=True)
+        ]
 
     def warm_up(self, model: Model) -> None:
         """Let everything that is compiled on its first use be compiled before a request comes."""

@@ -41,6 +41,7 @@ from ranker.names import Names
 from ranker.outbox import Outbox
 from ranker.ranker import History, NotReadyError, Ranked, Scorer
 from ranker.remembered import RememberedProfiles
+from ranker.together import Together
 from stream.events import Action, BadEvent, Candidate, Impression, Value, Version, key_of
 from stream.history import digest
 from stream.log import Unavailable
@@ -106,6 +107,7 @@ class RankerService:
         self._profiles = profiles
         self._outbox = outbox
         self._scorer = scorer
+        self._together = Together(live, scorer)
         self._names = names
         self._planes = planes
         self._rules = rules
@@ -159,7 +161,7 @@ class RankerService:
         at_ms = now_ms if request.at_ms is None else request.at_ms
         self._check_size(len(request.candidates))
         slate = await asyncio.to_thread(self._slate, request, at_ms)
-        ranked = await self._with_model(lambda mirror: self._scorer.score(mirror, slate.batch))
+        ranked = await asyncio.wrap_future(self._together.score(slate.batch))
         impression = uuid4().hex
         logged = request.log and self._log(request, impression, at_ms, ranked, slate.used.digest)
         return RankResponse(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,6 +88,27 @@ def make_batch(samples: Sequence[Sample], n_item_fields: int, n_kinds: int) -> B
         sequence=np.concatenate([keys for keys, _ in sequences]),
         sequence_at=np.concatenate([at for _, at in sequences]),
         start=boundaries([len(at) for _, at in sequences]),
+    )
+
+
+def side_by_side(batches: Sequence[Batch]) -> Batch:
+    """Batches as one, in their order; there has to be one at least."""
+    if len(batches) == 1:
+        return batches[0]
+
+    def flat(name: str) -> NDArray[Any]:
+        return np.concatenate([getattr(batch, name) for batch in batches])
+
+    return Batch(
+        side=flat("side"),
+        at_ms=flat("at_ms"),
+        items=flat("items"),
+        first=boundaries([n for batch in batches for n in np.diff(batch.first).tolist()]),
+        labels=flat("labels"),
+        stage=flat("stage"),
+        sequence=flat("sequence"),
+        sequence_at=flat("sequence_at"),
+        start=boundaries([n for batch in batches for n in np.diff(batch.start).tolist()]),
     )
 
 
