@@ -36,10 +36,10 @@ bench-services: setup ## the workers on a Kafka and a Redis of their own, into b
 bench-ranker: setup ## ranking by itself, over HTTP, and while publications come, into build/bench-ranker.json
 	$(BIN)/python -m benchmarks.ranker
 
-chaos: setup ## every worker killed 20 times on a Kafka and a Redis of its own; takes about half an hour
+chaos: setup ## every worker killed 20 times on a Kafka and a Redis of its own; takes about ten minutes
 	$(BIN)/python -m benchmarks.chaos
 
-results: setup ## the figures of docs/results.md; takes about half an hour
+results: setup ## the figures of docs/results.md; takes about ten minutes
 	$(BIN)/python -m benchmarks.study
 
 clean:

@@ -154,7 +154,7 @@ class ProfilesWorker:
             origin = Origin(message.partition, message.offset, 0)
             kind = key_of("kind", happened.kind)
             puts.append(Put(key_of("user", happened.user), origin, keys, happened.at_ms, kind))
-        is_new = self._profiles.put_many(puts) if puts else []
+        is_new = self._profiles.put_many(puts, known) if puts else []
         to = dict(known)
         for event in batch:
             partition = event.message.partition

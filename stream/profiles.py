@@ -47,8 +47,19 @@ class Profiles(Protocol):
             Whether the sequence has changed.
         """
 
-    def put_many(self, puts: Sequence[Put]) -> list[bool]:
-        """As `put`, one after another."""
+    def put_many(self, puts: Sequence[Put], known: Mapping[int, int] | None = None) -> list[bool]:
+        """As `put`, one after another.
+
+        Parameters
+        ----------
+        known
+            The places of partitions that their reader knows of.
+
+        Raises
+        ------
+        Unavailable
+            If less is kept than that, as `advance`; where that is so nothing is put.
+        """
 
     def get(self, user: int, at_ms: int, limit: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
         """The most recent ``limit`` behaviours strictly before a moment.
@@ -122,8 +133,9 @@ class MemoryProfiles:
             history.trim(int(at[0]), limit=0)
         return is_new
 
-    def put_many(self, puts: Sequence[Put]) -> list[bool]:
+    def put_many(self, puts: Sequence[Put], known: Mapping[int, int] | None = None) -> list[bool]:
         """See `Profiles.put_many`."""
+        self._check(known or {})
         return [self.put(*one) for one in puts]
 
     def get(self, user: int, at_ms: int, limit: int) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
@@ -141,11 +153,15 @@ class MemoryProfiles:
 
     def advance(self, moves: Mapping[int, tuple[int, int]]) -> None:
         """See `Profiles.advance`."""
-        for partition, (known, to) in moves.items():
+        self._check({partition: known for partition, (known, _) in moves.items()})
+        for partition, (_, to) in moves.items():
+            self._places[partition] = max(self._places[partition], to)
+
+    def _check(self, known: Mapping[int, int]) -> None:
+        for partition, offset in known.items():
             kept = self._places.get(partition)
-            if kept is None or kept < known:
-                raise lost(partition, known, kept)
-            self._places[partition] = max(kept, to)
+            if kept is None or kept < offset:
+                raise lost(partition, offset, kept)
 
 
 def lost(partition: int, known: int, kept: int | None) -> Unavailable:

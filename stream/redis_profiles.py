@@ -71,8 +71,9 @@ class RedisProfiles:
         """See `Profiles.put`."""
         return self.put_many([Put(user, origin, keys, at_ms, kind)])[0]
 
-    def put_many(self, puts: Sequence[Put]) -> list[bool]:
+    def put_many(self, puts: Sequence[Put], known: Mapping[int, int] | None = None) -> list[bool]:
         """See `Profiles.put_many`. Those of a user are applied in their order; the server has all on return."""
+        known = known or {}
         shards: defaultdict[int, list[int]] = defaultdict(list)
         for i, one in enumerate(puts):
             shards[one.user % SHARDS].append(i)
@@ -80,9 +81,12 @@ class RedisProfiles:
             some[at : at + CALL_PUTS] for some in shards.values() for at in range(0, len(some), CALL_PUTS)
         ]
         changed = [False] * len(puts)
-        commands = (self._call([puts[i] for i in call]) for call in calls)
+        commands = (self._call([puts[i] for i in call], known) for call in calls)
         answers = self._client.calls(commands, CALLS_AT_A_TIME)
         for call, answer in zip(calls, answers, strict=True):
+            if answer[0] < 0:
+                partition, kept = list(known)[answer[1] - 1], answer[2]
+                raise lost(partition, known[partition], None if kept < 0 else kept)
             for i, one in zip(call, answer, strict=True):
                 changed[i] = one == 1
         return changed
@@ -120,10 +124,12 @@ class RedisProfiles:
     def _key(self, user: int) -> str:
         return f"{{{self._prefix}:{user % SHARDS}}}:user:{user:016x}"
 
-    def _call(self, puts: list[Put]) -> tuple[Any, ...]:
+    def _call(self, puts: list[Put], known: Mapping[int, int]) -> tuple[Any, ...]:
         lifetime_ms = 2 * self.ttl_ms + DAY_MS
-        head = (self._script, len(puts), *(self._key(one.user) for one in puts))
-        return ("EVAL", *head, self._row.size, self.max_history, lifetime_ms, *self._values(puts))
+        shard = puts[0].user % SHARDS
+        keys = [self._key(one.user) for one in puts] + [self._place(shard, p) for p in known]
+        rules = (self._row.size, self.max_history, lifetime_ms, len(puts))
+        return ("EVAL", self._script, len(keys), *keys, *rules, *self._values(puts), *known.values())
 
     def _values(self, puts: list[Put]) -> Iterator[bytes]:
         for one in puts:

@@ -1,12 +1,14 @@
 -- Add behaviours to the sequences of their users, in the order given: as History.add and MemoryProfiles.put do.
 --
--- KEYS  a user for each behaviour; all of one shard
--- ARGV  bytes of a row, behaviours to keep, lifetime in ms; then for each behaviour its origin and its row
+-- KEYS  a user for each behaviour, and places of partitions as in redis_advance.lua; all of one shard
+-- ARGV  bytes of a row, behaviours to keep, lifetime in ms, number of behaviours; then for each its origin and its row,
+--       and for each place the offset that is known to be noted
 -- A user is one byte that counts origins, the origins (partition 4 bytes, offset 8, n 4), and the rows (event time 8,
 -- kind 8, keys) in the order of event time, then of arrival.
--- Returns 1 for each behaviour that changed a sequence, 0 for the others.
+-- Returns 1 for each behaviour that changed a sequence, 0 for the others; or, with nothing written, -1, the number of a
+-- place where less is noted than is known, and what is noted there, -1 for nothing.
 
-local size, keep, lifetime = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3]
+local size, keep, lifetime, n_puts = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local sub, unpack, char = string.sub, struct.unpack, string.char
 local ORIGIN, NEAR = 16, 32
 
@@ -69,13 +71,21 @@ local function trim(user, start)
   end
 end
 
+-- A shard that was emptied must not note origins again before it is read into from the beginning: what is not behind
+-- them would be taken for known.
+for i = 1, #KEYS - n_puts do
+  local at = tonumber(redis.call('GET', KEYS[n_puts + i]) or -1)
+  if at < tonumber(ARGV[4 + 2 * n_puts + i]) then return {-1, i, at} end
+end
+
 local changed = {}
-for i, user in ipairs(KEYS) do
-  local start = note(user, ARGV[2 * i + 2])
+for i = 1, n_puts do
+  local user = KEYS[i]
+  local start = note(user, ARGV[2 * i + 3])
   changed[i] = 0
   if type(start) == 'table' then return start end
   if start then
-    if add(user, start, ARGV[2 * i + 3]) then
+    if add(user, start, ARGV[2 * i + 4]) then
       changed[i] = 1
       if redis.call('STRLEN', user) - start > 2 * keep * size then trim(user, start) end
     end

@@ -200,3 +200,18 @@ def test_a_place_that_was_lost_is_told_and_not_noted_again(make: Make) -> None:
     with pytest.raises(Unavailable, match=r"partition 3: expected to keep .* before offset 5, got 4"):
         profiles.advance({3: (5, 9)})
     assert profiles.place(3) == 4
+
+
+def test_nothing_is_put_where_a_place_was_lost(make: Make) -> None:
+    profiles = make(10, 1000)
+    with pytest.raises(Unavailable, match=r"partition 1: expected to keep .* before offset 7, got None"):
+        profiles.put_many([as_put(9, (1, 1, 5, 1))], {1: 7})
+    assert got(profiles, 1, 100, 100) == []
+    profiles.begin(0, 50)
+    profiles.begin(1, 0)
+    with pytest.raises(Unavailable, match=r"partition 1: expected to keep .* before offset 7, got 0"):
+        profiles.put_many([as_put(9, (1, 1, 5, 1))], {0: 50, 1: 7})
+    assert got(profiles, 1, 100, 100) == []
+    log = [(1, item, at_ms, 1) for at_ms, item in enumerate((1, 2, 3))]  # from the beginning, as after a loss
+    assert profiles.put_many([as_put(i, b) for i, b in enumerate(log)], {0: 50, 1: 0}) == [True] * 3
+    assert got(profiles, 1, 100, 100) == expected(log, 1, 100, 100, 1000)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -135,11 +135,11 @@ def until(is_so: Callable[[], bool], told: Path, *children: subprocess.Popen[byt
 class SlowProfiles(RedisProfiles):
     """Profiles that take their time, so that there is a middle to be killed in."""
 
-    def put_many(self, puts: Sequence[Put]) -> list[bool]:
+    def put_many(self, puts: Sequence[Put], known: Mapping[int, int] | None = None) -> list[bool]:
         done: list[bool] = []
         for at in range(0, len(puts), 20):
             time.sleep(0.1)
-            done += super().put_many(puts[at : at + 20])
+            done += super().put_many(puts[at : at + 20], known)
         return done
 
 

@@ -129,6 +129,22 @@ def test_profiles_that_are_emptied_are_filled_from_the_log(kafka: KafkaServer, t
         assert same(world.kept(RECORDS), wanted(RECORDS))
 
 
+def test_profiles_that_are_emptied_in_the_middle_of_a_batch_are_filled_too(
+    kafka: KafkaServer, tmp_path: Path
+) -> None:
+    told = tmp_path / "stderr"
+    with local_redis(tmp_path) as redis:
+        world = ProfilesWorld(kafka.bootstrap, redis.url)
+        world.append(RECORDS)
+        with world.worker(told, "slowly") as child:
+            until(lambda: world.n_kept(RECORDS) >= 200, told, child)
+            assert world.committed() < len(RECORDS) // 2, "expected a batch in the middle"
+            world.flush()
+            assert child.wait(WITHIN_S) == 1, told.read_text()
+        world.drain()
+        assert same(world.kept(RECORDS), wanted(RECORDS))
+
+
 def test_a_redis_that_lost_its_last_writes_gets_them_again(kafka: KafkaServer, tmp_path: Path) -> None:
     half = len(RECORDS) // 2
     with local_redis(tmp_path) as redis:
