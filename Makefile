@@ -39,7 +39,7 @@ bench-ranker: setup ## ranking by itself, over HTTP, and while publications come
 chaos: setup ## every worker killed 20 times on a Kafka and a Redis of its own; takes about ten minutes
 	$(BIN)/python -m benchmarks.chaos
 
-results: setup ## the figures of docs/results.md; takes about ten minutes
+results: setup ## the figures of docs/results.md; takes about an hour
 	$(BIN)/python -m benchmarks.study
 
 clean:

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Any
 
 import numpy as np
@@ -104,6 +104,18 @@ def history_of(chosen: Settings, user: int, at_ms: int) -> list[tuple[list[int],
     return [(chosen.fields.item_keys(c.item, c.features), at) for c, at in zip(past, times, strict=True)]
 
 
+def as_history(rows: list[tuple[list[int], int]]) -> History:
+    return np.array([keys for keys, _ in rows], np.uint64), np.array([at for _, at in rows])
+
+
+def mirror_of(chosen: Settings) -> Mirror:
+    """A mirror of that model."""
+    config, learner = chosen.learner_config(), learner_of(chosen)
+    mirror = Mirror(config.shape, config.bits, 1 << 18)
+    mirror.apply(refresh(difference(learner, Version(0, 1), None, 0, {}, []), learner.table.planes))
+    return mirror
+
+
 def alone(n: int = 300) -> dict[str, Any]:
     """Milliseconds from a request and its history to scores, for units that take turns."""
     torch.set_num_threads(1)
@@ -111,15 +123,8 @@ def alone(n: int = 300) -> dict[str, Any]:
     models: dict[str, tuple[Scorer, Mirror]] = {}
     chosen = {unit: settings(model={"warm_up_steps": 0, "unit": unit}) for unit in ("eta", "exact", "full")}
     for unit, of in chosen.items():
-        config = of.learner_config()
-        mirror = Mirror(config.shape, config.bits, 1 << 18)
-        learner = learner_of(of)
-        mirror.apply(refresh(difference(learner, Version(0, 1), None, 0, {}, []), learner.table.planes))
-        models[unit] = of.scorer(), mirror
-    histories: list[History] = []
-    for user in range(N_USERS):
-        rows = history_of(chosen["eta"], user, at_ms)
-        histories.append((np.array([k for k, _ in rows], np.uint64), np.array([at for _, at in rows])))
+        models[unit] = of.scorer(), mirror_of(of)
+    histories = [as_history(history_of(chosen["eta"], user, at_ms)) for user in range(N_USERS)]
     took: dict[str, list[float]] = {unit: [] for unit in models}
     for turn, (name, candidates) in enumerate(islice(slates(1), n + 20)):
         for unit, (scorer, mirror) in models.items():
@@ -130,6 +135,36 @@ def alone(n: int = 300) -> dict[str, Any]:
             if turn >= 20:
                 took[unit].append(1e3 * (perf_counter() - began))
     return {unit: per_cent(ms) for unit, ms in took.items()}
+
+
+def together(n_slates: int = 16, turns: int = 40) -> dict[str, Any]:
+    """Processor milliseconds a slate, scored one by one and some at once; the least of many turns."""
+    chosen = settings()
+    scorer, mirror = chosen.scorer(), mirror_of(chosen)
+    at_ms = now_ms()
+    found: dict[str, Any] = {}
+    for n_candidates in (20, N_CANDIDATES):
+        batches = [
+            scorer.slate(
+                name,
+                candidates[:n_candidates],
+                {"device": "phone"},
+                at_ms,
+                as_history(history_of(chosen, int(name.removeprefix("user")), at_ms)),
+            )
+            for name, candidates in islice(slates(3), n_slates)
+        ]
+        least = {n: [float("inf")] * (n_slates // n) for n in (1, 2, 4, 8)}
+        for _ in range(turns):
+            for n, took in least.items():
+                for part in range(len(took)):
+                    began = process_time()
+                    scorer.score_all(mirror, batches[part * n : (part + 1) * n])
+                    took[part] = min(took[part], process_time() - began)
+        found[f"{n_candidates} candidates"] = {
+            f"{n} at once": round(1e3 * sum(took) / n_slates, 2) for n, took in least.items()
+        }
+    return found
 
 
 def per_cent(ms: list[float]) -> dict[str, float]:
@@ -321,6 +356,7 @@ def main() -> None:
     found = {
         "machine": {"cores": os.cpu_count(), "torch": torch.__version__, "load_before": os.getloadavg()[0]},
         "alone_ms": alone(),
+        "together_cpu_ms": together(),
         "http_ms": over_http(words.rate, words.seconds),
         "parity": parity(),
     }
@@ -339,7 +375,7 @@ def main() -> None:
     console.print_json(json.dumps(found["machine"]))
     console.print(table)
     console.print(f"p99 rises {http['p99_rises']} times while publications come")
-    console.print_json(json.dumps(found["parity"]))
+    console.print_json(json.dumps({"together_cpu_ms": found["together_cpu_ms"], "parity": found["parity"]}))
     console.print(f"written to {OUT}")
 
 
