@@ -10,7 +10,16 @@ import msgspec
 import pytest
 
 from stream import host
-from stream.events import Sample, Tick, decode_event, decode_sample, encode_event
+from stream.events import (
+    BadEvent,
+    Impression,
+    Sample,
+    Tick,
+    decode_event,
+    decode_sample,
+    encode_event,
+)
+from stream.history import digest
 from stream.join import Dead, Joiner
 from stream.joiner import DEAD, SAMPLES, STATE, JoinerWorker
 from stream.log import LogError, Record, Unavailable
@@ -290,3 +299,64 @@ def test_metrics_say_what_became_of_every_record(new_world: NewWorld) -> None:
         assert value(metrics, f'instep_bytes_out_total{{topic="{topic}"}}') == n_bytes
     second.close()
     assert value(metrics, "instep_partitions") == 0
+
+
+def test_behaviours_other_than_served_with_are_counted(new_world: NewWorld) -> None:
+    first, (made, _) = new_world(), joined(RECORDS)
+    samples = {
+        s.impression: s for w in made[SAMPLES] for _, raw in w if isinstance(s := decode_sample(raw), Sample)
+    }
+    sent, n_told = list[Record](), Counter[str]()
+    for record in RECORDS:
+        try:
+            event = decode_event(record.value)
+        except BadEvent:
+            event = None
+        if isinstance(event, Impression) and event.id in samples and event.id not in n_told:
+            sample, kind = samples[event.id], ("same", "other", "none")[len(n_told) % 3]
+            n_told[event.id] = 1
+            n_told[kind] += kind != "none"
+            right = digest(sample.sequence, sample.sequence_at)
+            told = {"same": right, "other": digest(b"", right.encode()), "none": ""}[kind]
+            record = record._replace(value=encode_event(msgspec.structs.replace(event, digest=told)))
+        sent.append(record)
+    first.append(sent)
+    metrics = Metrics("joiner")
+    worker = worker_of(first.logs(range(N)), metrics)
+    until_drained(worker)
+    worker.close()
+    page = metrics.page().decode()
+    assert n_told["same"] > 20
+    for outcome in ("same", "other"):
+        assert f'instep_sequences_total{{outcome="{outcome}",worker="joiner"}} {n_told[outcome]}.0' in page
+
+
+def test_a_worker_that_lingers_writes_the_same_and_waits_for_more(new_world: NewWorld) -> None:
+    now_ms = NOW_MS
+    world, metrics = new_world(), Metrics("joiner")
+    worker = JoinerWorker(
+        world.logs(range(N)),
+        RULES,
+        FIELDS,
+        metrics,
+        max_dead=0.5,
+        poll_records=100,
+        linger_ms=50,
+        now_ms=lambda: now_ms,
+    )
+    world.append(RECORDS[:30])
+    n = 0
+    while not n:
+        n = worker.step()
+    assert n == 30
+    world.append(RECORDS[30:])
+    assert [worker.step() for _ in range(3)] == [0, 0, 0]
+    assert not worker.drained
+    now_ms += 50
+    assert worker.step() == 100
+    assert worker.step() == 100  # a full poll is followed by the next at once
+    while not worker.drained:
+        now_ms += 50
+        worker.step()
+    worker.close()
+    check(world)
