@@ -11,7 +11,8 @@ from contextlib import ExitStack, closing
 from functools import partial
 from typing import TYPE_CHECKING, get_args
 
-from instep.settings import Settings, SettingsError, WorkerName
+from instep.sections import WorkerName
+from instep.settings import Settings, SettingsError
 from stream import joiner
 from stream.files import FileSource
 from stream.kafka import KafkaSource, KafkaWriter
