@@ -1,4 +1,4 @@
-"""Faust's way to Kafka, held to two promises that it does not keep by itself (faust-streaming 0.15.3).
+"""Faust's way to Kafka, held to three promises that it does not keep by itself (faust-streaming 0.15.3).
 
 *No commit passes what is durable.* Around a rebalance Faust acknowledges records that no agent has seen, and commits
 what was acknowledged. Here it commits the place that the agent has named, and nothing else.
@@ -6,6 +6,10 @@ what was acknowledged. Here it commits the place that the agent has named, and n
 *Every partition is read from a known place.* Where a group has committed nothing yet, Faust leaves a partition that it
 keeps through a rebalance where it was, behind records that it has thrown away. Here each start is sought, and told. It
 is the place that whoever keeps the records has noted beside them; what the group commits is for tools that show lag.
+
+*Every partition is read by somebody.* A broker that has only just come up may not tell of the events' topic yet. Who
+shares out the partitions then would share out none, and nothing would be read until something else changes. Here that
+process ends, to be started again.
 """
 
 from __future__ import annotations
@@ -17,12 +21,18 @@ from collections.abc import Collection, Mapping
 from typing import Any, Protocol
 
 import faust
+from faust.assignor.partition_assignor import (
+    CopartitionedGroups,
+    MemberSubscriptionMapping,
+    PartitionAssignor,
+)
 from faust.transport.drivers import aiokafka
 from faust.types import TP
 from yarl import URL
 
 from stream.cluster import Cluster
-from stream.log import LogError
+from stream.log import LogError, Unavailable
+from stream.service import end
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +146,18 @@ class _Consumer(aiokafka.Consumer):
             places.begin(tp.partition, offset, end)
 
 
+class _Assignor(PartitionAssignor):
+    @classmethod
+    def _get_copartitioned_groups(
+        cls, topics: set[str], cluster: Any, subscriptions: MemberSubscriptionMapping
+    ) -> CopartitionedGroups:
+        for topic in sorted(topics):
+            if not cluster.partitions_for_topic(topic):
+                # what is raised here is a crash of a task that nothing waits for
+                end(Unavailable(f"topic {topic}", "expected partitions to share out, got none yet"))
+        return super()._get_copartitioned_groups(topics, cluster, subscriptions)
+
+
 class _Transport(aiokafka.Transport):
     Consumer = _Consumer
     places: Places
@@ -164,6 +186,7 @@ def make_app(cluster: Cluster, group: str, places: Places, keeper: Keeper) -> fa
         broker_session_timeout=session_s,
         broker_heartbeat_interval=session_s / 3,
         consumer_auto_offset_reset="earliest",
+        PartitionAssignor=_Assignor,
         key_serializer="raw",
         value_serializer="raw",
         producer_acks=-1,

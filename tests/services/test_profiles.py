@@ -6,6 +6,9 @@ import os
 import random
 import re
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from urllib.request import urlopen
@@ -15,7 +18,7 @@ import pytest
 from stream.kafka import KafkaSink
 from stream.log import Record
 from tests.services.kept import Kept, expected, n_new, same, total
-from tests.services.processes import local_redis
+from tests.services.processes import ROOT, local_kafka, local_redis
 from tests.services.profiling import SETTINGS, WITHIN_S, ProfilesWorld, until
 from tests.services.servers import KafkaServer, RedisServer
 from tests.stream.joining import recorded
@@ -158,6 +161,38 @@ def test_a_redis_that_lost_its_last_writes_gets_them_again(kafka: KafkaServer, t
         os.truncate(written, written.stat().st_size * 3 // 4)
         redis.start()
         assert total(world.kept(RECORDS)) < total(wanted(RECORDS)), "expected something to be lost"
+        world.drain()
+        assert same(world.kept(RECORDS), wanted(RECORDS))
+
+
+def test_a_broker_that_does_not_know_the_topic_yet_ends_the_worker_that_shares_it_out() -> None:
+    code = """
+from aiokafka.cluster import ClusterMetadata
+from stream.faust_kafka import _Assignor
+_Assignor._get_copartitioned_groups({"events"}, ClusterMetadata(), {"client": ["events"]})
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "topic events: expected partitions to share out, got none yet" in done.stderr
+
+
+def test_a_kafka_that_is_restarted_costs_nothing(redis_server: RedisServer, tmp_path: Path) -> None:
+    told, folder, third = tmp_path / "stderr", tmp_path / "kafka", len(RECORDS) // 3
+    folder.mkdir()
+    with local_kafka(folder) as kafka:
+        world = ProfilesWorld(kafka.bootstrap, redis_server.url)
+        world.append(RECORDS[:third])
+        with world.worker(told) as child:
+            until(lambda: same(world.kept(RECORDS[:third]), wanted(RECORDS[:third])), told, child)
+            kafka.freeze()
+            time.sleep(3)
+            kafka.thaw()
+            world.append(RECORDS[third : 2 * third])
+            kafka.kill()
+            kafka.start()
+            world.append(RECORDS[2 * third :])
+            # it goes on by itself, or ends to be started again; it does not sit there and read nothing
+            until(lambda: child.poll() == 1 or same(world.kept(RECORDS), wanted(RECORDS)), told)
         world.drain()
         assert same(world.kept(RECORDS), wanted(RECORDS))
 
