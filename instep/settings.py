@@ -31,6 +31,10 @@ if TYPE_CHECKING:  # each is imported where it is made: a joiner needs no torch,
     from trainer.loop import LoopRules
 
 
+SECRET = ("kafka.client", "redis.client", "redis.url", "ranker.tokens")
+"""Settings whose values no error shows."""
+
+
 class SettingsError(ValueError):
     """A setting that cannot be: where, what was expected, what came."""
 
@@ -235,8 +239,7 @@ def _explain(message: str, raw: dict[str, Any]) -> str:
             got = got[int(part)] if isinstance(got, list) else got[part]
         except (KeyError, IndexError, ValueError, TypeError):
             break
-    if path.startswith("kafka.client"):
-        got = "one that is not shown"
+    is_secret = path.startswith(SECRET)
     what = re.sub(r", got .*$", "", what)
     if what.startswith("Invalid enum value"):
         what = f"expected one of {', '.join(map(str, _allowed(path)))}"
@@ -247,7 +250,7 @@ def _explain(message: str, raw: dict[str, Any]) -> str:
     missing = re.match(r"Object missing required field `(.*)`", what)
     if missing:
         return f"{path}: expected a field {missing[1]!r}, got {got!r}"
-    return f"{path}: {what[0].lower()}{what[1:]}, got {got if path.startswith('kafka.client') else repr(got)}"
+    return f"{path}: {what[0].lower()}{what[1:]}, got {'one that is not shown' if is_secret else repr(got)}"
 
 
 __all__ = ["Settings", "SettingsError", "check", "load"]

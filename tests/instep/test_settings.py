@@ -192,3 +192,21 @@ def test_a_transaction_may_take_longer_than_an_answer() -> None:
     told = r"kafka\.transaction_timeout_ms: expected more than kafka\.timeout_ms = 30000, got 30000$"
     with pytest.raises(SettingsError, match=told):
         check({"kafka": {"transaction_timeout_ms": 30_000}})
+
+
+@pytest.mark.parametrize(
+    ("section", "wrong"),
+    [
+        ("kafka", {"client": {"sasl_plain_password": ["my-secret"]}}),
+        ("redis", {"client": {"password": ["my-secret"]}}),
+        ("redis", {"url": ["redis://:my-secret@cache"]}),
+        ("ranker", {"tokens": ["a-token-that-is-long", "secret"]}),
+        ("ranker", {"tokens": "my-secret"}),
+    ],
+)
+def test_no_error_shows_what_is_secret(section: str, wrong: dict[str, object]) -> None:
+    with pytest.raises(SettingsError) as told:
+        check({section: wrong})
+    assert str(told.value).startswith(f"settings: {section}.")
+    assert str(told.value).endswith("got one that is not shown")
+    assert "secret" not in str(told.value)
