@@ -6,6 +6,7 @@ with a request is said as ``{"error": ...}`` with where it is, what was expected
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -129,12 +130,13 @@ def make_app(service: RankerService, *, tokens: Sequence[str] = (), max_body_byt
     @app.post("/v1/events", **_described(api.Events, api.EventsResponse, EXAMPLE_EVENTS))
     async def events(request: Request) -> Response:
         """Take impressions and actions; each is judged by itself."""
-        asked = _decoded(_raw_events, await _body(request, max_body_bytes))
-        answer = service.take(asked.events)
+        body = await _body(request, max_body_bytes)
+        # thousands may come at once: not on the loop, where everyone would wait for them
+        answer = await asyncio.to_thread(lambda: service.take(_decoded(_raw_events, body).events))
         refused = {result.error for result in answer.results}
         return _answer(answer, 200 if answer.accepted or not refused else 503 if refused == {FULL} else 400)
 
-    @app.get("/v1/similar/{item}", **_described(None, api.SimilarResponse, None, SIMILAR))
+    @app.get("/v1/similar/{item:path}", **_described(None, api.SimilarResponse, None, SIMILAR))
     async def similar(request: Request, item: str) -> Response:
         """The items whose codes are nearest, of those that this ranker was asked about of late."""
         query = _query(request, api.SimilarQuery)

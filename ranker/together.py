@@ -12,11 +12,13 @@ from concurrent.futures import Future
 
 from ranker.live import LiveModel
 from ranker.mirror import Mirror
-from ranker.ranker import Ranked, Scorer
+from ranker.ranker import NotReadyError, Ranked, Scorer
 from trainer.batch import Batch
 
 MOST_SLATES, MOST_CANDIDATES = 16, 1_000
 """Of a batch: after so many of either no more are added."""
+MOST_WAITING = 256
+"""Slates: with so many before it another one is refused, so that an answer is late by a second at most."""
 
 
 class Together:
@@ -28,7 +30,15 @@ class Together:
         self._waiting: deque[tuple[Batch, Future[Ranked]]] = deque()
 
     def score(self, slate: Batch) -> Future[Ranked]:
-        """Score a batch of one sample; see `Scorer.score` for what may be raised."""
+        """Score a batch of one sample.
+
+        Raises
+        ------
+        NotReadyError
+            If too many wait; and by the future, see `Scorer.score`.
+        """
+        if len(self._waiting) >= MOST_WAITING:
+            raise NotReadyError(f"ranker: expected less than {MOST_WAITING} requests at a time, got more")
         future: Future[Ranked] = Future()
         self._waiting.append((slate, future))
         self._live.submit(

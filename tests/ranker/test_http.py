@@ -203,6 +203,8 @@ def test_similar_items_are_the_nearest_by_code(serving: Serving, http: TestClien
     assert all(distances[s["item"]] == s["distance"] for s in answer["similar"])
     assert answer["bits"] == 64
     assert http.get("/v1/similar/unheard-of").status_code == 404
+    http.post("/v1/rank", json={"user": "ada", "candidates": [{"item": "a/b c"}, {"item": item}]})
+    assert http.get("/v1/similar/a%2Fb%20c").json()["item"] == "a/b c"
     for n in ("0", "1001", "x", "1&n=2", "3&m=1"):
         assert http.get(f"/v1/similar/{item}?n={n}").status_code == 400
 

@@ -61,6 +61,23 @@ def test_all_that_wait_are_scored_together_and_each_as_if_alone(monkeypatch: pyt
     serving.live.close()
 
 
+def test_who_comes_when_too_many_wait_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    serving = Serving()
+    serving.learn()
+    serving.live.follow()
+    monkeypatch.setattr(together, "MOST_WAITING", 3)
+    both, busy = Together(serving.live, SCORER), Event()
+    serving.live.submit(lambda _: busy.wait(20))
+    slates = [slate(serving, shown) for shown in serving.shown[:4]]
+    futures = [both.score(one) for one in slates[:3]]
+    with pytest.raises(NotReadyError, match="expected less than 3 requests at a time"):
+        both.score(slates[3])
+    busy.set()
+    assert all(len(future.result(20).scores) for future in futures)
+    assert len(both.score(slates[3]).result(20).scores)
+    serving.live.close()
+
+
 def test_what_goes_wrong_is_told_to_everyone() -> None:
     serving = Serving()
     both = Together(serving.live, SCORER)
