@@ -17,7 +17,7 @@ demo: setup ## a click stream joined, learned, indexed and ranked, in one proces
 	$(BIN)/instep demo --minutes $(MINUTES)
 
 test: setup ## every test and every example in the docs
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: setup ## lint, format, types
 	$(BIN)/ruff check .

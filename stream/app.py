@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from typing import NoReturn
 
 import faust
 from faust.streams import Stream
@@ -28,6 +30,7 @@ from stream.events import Action, BadEvent, Origin, decode_event, key_of
 from stream.faust_kafka import Places, make_app
 from stream.fields import Fields
 from stream.health import Answer, Health
+from stream.log import Unavailable
 from stream.metrics import Metrics
 from stream.profiles import Profiles, Put
 from stream.service import end
@@ -193,11 +196,19 @@ class _Process:
         self._lag: dict[int, int] = {}
         self._told: set[int] = set()
         self._not_ready = "starting"
+        self._has_started = False
 
     async def live(self, once: bool) -> None:
         """From the start of the app until it is told to leave or has nothing left to do."""
         writing = asyncio.create_task(self._worker.write())
-        await self._app.start()
+        try:
+            async with asyncio.timeout(self._stall_s):
+                await self._app.start()
+        except TimeoutError:  # Faust asks for ever, and meanwhile nobody could tell it to leave
+            raise Unavailable(
+                "kafka.bootstrap", f"expected Faust to start within {self._stall_s:g} s"
+            ) from None
+        self._has_started = True
         n_empty = 0
         while not self._worker.is_leaving and n_empty < N_EMPTY:
             await asyncio.sleep(LOOK_S)
@@ -217,12 +228,15 @@ class _Process:
                 await self._app.stop()
         except TimeoutError:
             log.warning("kafka did not let go in time; what was not committed is read again")
+            _leave()  # by itself the loop would wait for tasks that ask for ever
 
     def told(self, number: signal.Signals) -> None:
         """The first signal lets the worker finish; the next one ends the process."""
         log.info("told to finish signal=%s", number.name)
         for one in (signal.SIGTERM, signal.SIGINT):
             self._loop.remove_signal_handler(one)
+        if not self._has_started:  # Faust may be asking a Kafka that is gone, and nothing was begun
+            _leave()
         self._worker.leave()
 
     def pages(self) -> dict[str, Callable[[], Answer]]:
@@ -323,6 +337,12 @@ def run(
         log.info("left worker=%s", metrics.worker)
 
     asyncio.run(main())
+
+
+def _leave() -> NoReturn:
+    """End the process as it is, with 0: nothing is begun that was not finished."""
+    logging.shutdown()
+    os._exit(0)
 
 
 __all__ = ["ProfilesWorker", "run"]

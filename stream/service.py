@@ -148,6 +148,7 @@ class _Shell:
         self._beat_s = time.monotonic()
         self._not_ready = "starting"
         self._n_done = 0
+        self._has_built = False
 
     def run(self) -> None:
         """Build and run workers until one has finished."""
@@ -159,6 +160,8 @@ class _Shell:
                 return self._live()
             except Unavailable as e:
                 if self.stop.is_set():
+                    if not self._has_built:
+                        return None  # there was nothing to finish
                     raise  # told to finish, and could not
                 if self._n_done or time.monotonic() - began_s > longest_s:
                     wait_s = shortest_s
@@ -174,7 +177,9 @@ class _Shell:
     def _live(self) -> None:
         """One worker from its building to its end."""
         self._beat_s = time.monotonic()
+        self._has_built = False
         worker = self._build()
+        self._has_built = True
         try:
             n_empty = 0
             while not self.stop.is_set() and n_empty < N_EMPTY:

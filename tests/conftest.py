@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Generator, Iterator, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pytest
 
@@ -24,14 +24,25 @@ FIXTURES: dict[str, Server] = {"kafka": "kafka", "redis_server": "redis"}
 def pytest_report_collectionfinish(items: Sequence[pytest.Item]) -> list[str]:
     """Above the first test, which servers those to come run against; nothing if none needs one."""
     used = {name for item in items if isinstance(item, pytest.Function) for name in item.fixturenames}
-    lines = []
-    for fixture, server in FIXTURES.items():
-        if fixture in used:
-            try:
-                lines.append(f"services: {server}: {plan(server)}")
-            except NotThere as error:
-                lines.append(f"services: {error}")
-    return lines
+    return [told(server) for fixture, server in FIXTURES.items() if fixture in used]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_node_collection_finished(node: Any, ids: Sequence[str]) -> None:
+    """The same where processes share the tests, which do not report themselves: once, and for all servers."""
+    reporter = node.config.pluginmanager.get_plugin("terminalreporter")
+    if node.gateway.id == "gw0" and any(
+        name.startswith(("tests/services", "tests/contracts")) for name in ids
+    ):
+        reporter.write_line("\n".join(map(told, FIXTURES.values())))
+
+
+def told(server: Server) -> str:
+    """Where a server of the tests comes from, in a line."""
+    try:
+        return f"services: {server}: {plan(server)}"
+    except NotThere as error:
+        return f"services: {error}"
 
 
 @pytest.fixture(scope="session")

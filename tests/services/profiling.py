@@ -153,6 +153,7 @@ def main(bootstrap: str, prefix: str, redis_url: str, *words: str) -> None:
         SETTINGS.stream.history_kinds,
         Metrics("profiles"),
         once="once" in words,
+        stall_s=next((float(word[6:]) for word in words if word.startswith("stall=")), 60.0),
         now_ms=now_ms,
     )
 

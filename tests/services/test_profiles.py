@@ -176,6 +176,23 @@ _Assignor._get_copartitioned_groups({"events"}, ClusterMetadata(), {"client": ["
     assert "topic events: expected partitions to share out, got none yet" in done.stderr
 
 
+@pytest.mark.parametrize("after_s", [0.0, 0.3, 0.6, 1.0, 5.0])
+def test_a_worker_that_is_told_to_leave_leaves_though_kafka_has_gone(
+    redis_server: RedisServer, tmp_path: Path, after_s: float
+) -> None:
+    told, folder = tmp_path / "stderr", tmp_path / "kafka"
+    folder.mkdir()
+    with local_kafka(folder) as kafka:
+        world = ProfilesWorld(kafka.bootstrap, redis_server.url)
+        with world.worker(told) as child:
+            until(lambda: "serving" in told.read_text(), told, child)
+            time.sleep(after_s)  # it is starting still, or reads: it must leave from wherever it is
+            kafka.kill()
+            time.sleep(0.5)
+            child.send_signal(signal.SIGTERM)
+            assert child.wait(WITHIN_S / 2) in (0, 1), told.read_text()
+
+
 def test_a_kafka_that_is_restarted_costs_nothing(redis_server: RedisServer, tmp_path: Path) -> None:
     told, folder, third = tmp_path / "stderr", tmp_path / "kafka", len(RECORDS) // 3
     folder.mkdir()
