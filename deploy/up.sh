@@ -13,20 +13,16 @@ compose() { deploy/compose.sh "${with[@]}" "$@"; }
 [ -n "${INSTEP_IMAGE:-}" ] || compose build topics
 compose up --detach --no-build
 
-# unhealthy: the containers that are not healthy yet, or not any more.
-unhealthy() {
-  compose ps --quiet | xargs docker inspect --format \
-    '{{if .State.Health}}{{if ne .State.Health.Status "healthy"}}{{.Name}} {{.State.Health.Status}}{{end}}{{end}}' | grep . || true
-}
-
 for ((SECONDS = 0; SECONDS < within_s; )); do
-  waiting=$(unhealthy)
+  states=$(compose ps --all --quiet | xargs docker inspect --format \
+    '{{if .State.Health}}{{.Name}} {{.State.Status}} {{.State.Health.Status}}{{end}}')
+  waiting=$(grep -v -e '^$' -e ' running healthy$' <<<"$states" || true)
   [ -n "$waiting" ] || exit 0
   sleep 1
 done
 echo "deploy/up.sh: expected all to be healthy within $within_s s, got:" >&2
 while read -r name status; do
-  printf '%s: %s\n' "$name" "$status"
+  echo "$name: $status"
   docker logs --tail 20 "${name#/}" 2>&1
 done <<<"$waiting" >&2
 exit 1

@@ -38,10 +38,9 @@ def _cache_folder() -> str:
     state = blake2b(digest_size=8)
     for path in sorted(here.rglob("*.py")):
         state.update(path.read_bytes())
-    name, elsewhere = f"jit-{state.hexdigest()}", str(numba.config.CACHE_DIR)
-    if os.access(here, os.W_OK):
-        return str(here / "__pycache__" / name)
-    return str(Path(elsewhere, name)) if elsewhere else ""
+    settings: Any = numba.config
+    folder = here / "__pycache__" if os.access(here, os.W_OK) else settings.CACHE_DIR
+    return str(Path(folder, f"jit-{state.hexdigest()}")) if folder else ""
 
 
 _CACHE = _cache_folder()

@@ -51,7 +51,7 @@ while read -r name; do
     apache/kafka:*) build "$name" "$(deploy/images/jars.sh)" deploy/images/kafka ;;
     redis:*) build "$name" deploy/images/redis ;;
     prom/prometheus:*) build "$name" deploy/images/prometheus ;;
-    instep-mounted:*) build "$name" deploy/images/instep ;;
+    mounted/instep:*) build "$name" deploy/images/instep ;;
     *) echo "deploy/images/names.txt: expected a name that build.sh knows, got $name" >&2 && exit 1 ;;
   esac
 done <deploy/images/names.txt
