@@ -142,3 +142,19 @@ def test_nobody_is_root_and_nothing_is_reached_from_elsewhere(
 def test_compose_takes_the_file_with_every_profile(project: Composed) -> None:
     resolved = project.compose("config")
     assert re.search(r"grafana/grafana:\d", resolved)
+
+
+def test_what_is_in_the_volumes_outlives_the_containers(project: Composed, ranker: RankerClient) -> None:
+    version = ranker.version().version
+    n = ranker.rank("ada", SLATE).history.n
+    assert version is not None
+    assert n
+    recreate = ("up", "--detach", "--no-build", "--no-deps", "--force-recreate")
+    project.compose(*recreate, "kafka", "redis", "trainer")
+    deadline = time.monotonic() + 3 * WITHIN_S
+    while True:
+        newer, found = ranker.version().version or version, ranker.rank("ada", SLATE).history
+        if newer > version and (found.source, found.n) == ("profile", n):
+            break
+        assert time.monotonic() < deadline, f"expected more than {version} and {n}, got {newer} and {found}"
+        time.sleep(0.2)
