@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 MINUTES ?= 1
+PROFILES ?= simulator dashboards
 
-.PHONY: setup demo test check images bench bench-services bench-ranker chaos results clean
+.PHONY: setup demo test check up down images bench bench-services bench-ranker chaos results clean
 
 setup: .venv/ready
 
@@ -24,7 +25,13 @@ check: setup ## lint, format, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-images: ## stand-ins for the images of Kafka and Redis, where there is no registry; Debian, root
+up: ## everything of docker-compose.yml, until it is healthy; PROFILES=simulator leaves the dashboards out
+	deploy/up.sh $(PROFILES)
+
+down: ## ends it; what is learned stays in its volumes
+	deploy/compose.sh --profile simulator --profile dashboards down
+
+images: ## stand-ins for the images of docker-compose.yml, where there is no registry; Debian, root
 	deploy/images/build.sh
 
 bench: setup ## what we claim about speed, into build/bench.json

@@ -14,6 +14,7 @@ needs() { command -v "$1" >/dev/null || missing+=("$2"); }
 missing=()
 answers || needs dockerd docker.io
 needs docker docker.io
+docker compose version >/dev/null 2>&1 || needs docker-compose docker-compose
 needs iptables iptables
 needs debootstrap debootstrap
 needs redis-server redis-server

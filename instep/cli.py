@@ -241,12 +241,13 @@ def _expected() -> tuple[type[Exception], ...]:
     from instep.scorebook import ScorebookError
     from instep.settings import SettingsError
     from instep.world import BadWorld
+    from ranker.client import RankerError
     from stream.log import LogError, Unavailable
     from stream.redis_client import RedisSettingsError
     from trainer.checkpoint import CheckpointError
     from trainer.table import TableFull
 
-    of_files = (LogError, BadDataset, CheckpointError, ScorebookError, OSError)
+    of_files = (LogError, BadDataset, CheckpointError, ScorebookError, RankerError, OSError)
     return (SettingsError, RedisSettingsError, BadWorld, TooManyDeadError, TableFull, Unavailable, *of_files)
 
 

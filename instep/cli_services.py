@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -96,6 +97,38 @@ def send(
 
         n = send(chosen, source, show)
     typer.echo(f"{n:,} records sent")
+
+
+@installation.command()
+def feed(
+    url: Annotated[str, typer.Option(help="Of the ranker.")] = "http://127.0.0.1:8460",
+    token: Annotated[
+        str | None, typer.Option(envvar="INSTEP_TOKEN", help="One of the ranker's, if it asks for one.")
+    ] = None,
+    slates_per_s: Annotated[float, typer.Option(min=0.001, max=1_000)] = 5.0,
+    slates: Annotated[int | None, typer.Option(min=1, help="How many, instead of until told to end.")] = None,
+    users: Annotated[int, typer.Option(min=1)] = 200,
+    items: Annotated[int, typer.Option(min=40)] = 400,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Be a simulated product: rank slates over HTTP as time goes, and click as its users would."""
+    from threading import Event
+    from uuid import uuid4
+
+    from instep.feed import Feed, product
+    from ranker.client import RankerClient
+    from stream.logs import configure
+    from stream.service import now_ms, told_to_finish
+
+    configure(False)
+    logging.getLogger("httpx2").setLevel(logging.WARNING)  # it tells of every request
+    stop, world = Event(), product(seed, users, items, slates_per_s)
+    with told_to_finish(stop), RankerClient(url, token or None, timeout_s=10) as ranker:
+        feeding = Feed(ranker, world, name=uuid4().hex, now_ms=now_ms, wait=stop.wait)
+        feeding.run(slates or sys.maxsize)
+    fed = feeding.fed
+    told = f"{fed.ranked:,} slates ranked, {fed.sent:,} sent, {fed.clicks:,} clicks, {fed.missed:,} missed"
+    typer.echo(told)
 
 
 @installation.command()

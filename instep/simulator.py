@@ -98,21 +98,23 @@ def events(
     drifts
         What happens on the way, in any order.
     truth
-        Is filled while the stream is read.
+        Is filled while the stream is read. Without it a stream without drifts takes as much memory at its end as
+        at its beginning, however long it is.
 
     Raises
     ------
     BadWorld
         If a drift lies outside the stream.
     """
-    return _Stream(world, n_slates, drifts, truth or Truth()).run()
+    return _Stream(world, n_slates, drifts, truth).run()
 
 
 class _Clicks:
     """What users have clicked, counted by the topic that each item has now."""
 
-    def __init__(self, world: World, items: Items, user: Ints, item: Ints) -> None:
+    def __init__(self, world: World, items: Items, user: Ints, item: Ints, *, can_move: bool) -> None:
         self._world, self._items = world, items
+        self._can_move = can_move
         self._initial = user, item
         self._since: list[tuple[int, int]] = []
         self._recent = np.full((world.n_users, world.n_recent), -1)
@@ -133,7 +135,8 @@ class _Clicks:
         self._counts = np.bincount(user * shape[1] + topic, minlength=shape[0] * shape[1]).reshape(shape)
 
     def add(self, user: int, item: int) -> None:
-        self._since.append((user, item))
+        if self._can_move:  # else nothing will be counted anew, and the list would grow for ever
+            self._since.append((user, item))
         self._counts[user, self._items.topic[item]] += 1
         self._recent[user, self._n[user] % self._world.n_recent] = item
         self._n[user] += 1
@@ -151,14 +154,14 @@ class _Clicks:
 class _Stream:
     """One run of a world: its state between two events."""
 
-    def __init__(self, world: World, n_slates: int, drifts: Sequence[Drift], truth: Truth) -> None:
+    def __init__(self, world: World, n_slates: int, drifts: Sequence[Drift], truth: Truth | None) -> None:
         self.world, self.n_slates, self.truth = world, n_slates, truth
         self.items = Items(world)
         self._features: list[dict[str, Value]] = []
         self._add_items(world.n_items, world.rng(0))
         self.users = Users(world, world.rng(1))
         self._history = draw_histories(self.users, self.items, world.rng(2))
-        self.clicks = _Clicks(world, self.items, *self._history[:2])
+        self.clicks = _Clicks(world, self.items, *self._history[:2], can_move=bool(drifts))
         self._chance = world.rng(3)
         self._names = [f"u{u}" for u in range(world.n_users)]
         self._logit = 0.0
@@ -215,8 +218,9 @@ class _Stream:
             p = 1 / (1 + np.exp(-logit))
             clicked = wins[b, shown] < p
             impression = f"s{first + b}"
-            self.truth.p[impression] = p
-            self.truth.clicked[impression] = clicked
+            if self.truth is not None:
+                self.truth.p[impression] = p
+                self.truth.clicked[impression] = clicked
             yield Impression(
                 impression,
                 self._names[user[b]],
@@ -284,7 +288,8 @@ class _Stream:
             case NewItems(share=share):
                 before = len(self.items.topic)
                 self._add_items(max(round(before * share), 1), rng)
-                self.truth.new_items.update(f"i{i}" for i in range(before, len(self.items.topic)))
+                if self.truth is not None:
+                    self.truth.new_items.update(f"i{i}" for i in range(before, len(self.items.topic)))
             case ShiftedInterests() as drift:
                 self._shift(drift, rng)
             case MovedItems(share=share):
@@ -322,6 +327,8 @@ class _Stream:
         self._learn_topics(added)
 
     def _learn_topics(self, items: Ints) -> None:
+        if self.truth is None:
+            return
         for i, topic in zip(items.tolist(), self.items.topic[items].tolist(), strict=True):
             self.truth.topics[f"i{i}"] = topic
 

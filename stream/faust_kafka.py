@@ -164,6 +164,13 @@ class _Transport(aiokafka.Transport):
     keeper: Keeper
 
 
+class _App(faust.App):
+    """Keeps nothing on disk, where it may have no place to write to."""
+
+    def _create_directories(self) -> None:
+        pass
+
+
 def make_app(cluster: Cluster, group: str, places: Places, keeper: Keeper) -> faust.App:
     """A Faust app that reads the cluster under a consumer group's name, and only reads.
 
@@ -178,7 +185,7 @@ def make_app(cluster: Cluster, group: str, places: Places, keeper: Keeper) -> fa
         logging.getLogger(name).setLevel(logging.WARNING)  # they tell of each of their parts
     session_s = cluster.client.get("session_timeout_ms", 6_000) / 1000
     brokers = [URL(f"kafka://{one.strip()}") for one in cluster.bootstrap.split(",")]
-    app = faust.App(
+    app = _App(
         group,
         broker=brokers,
         broker_credentials=credentials(cluster.client),

@@ -122,7 +122,7 @@ def serve(
     shell = _Shell(build, metrics, once, stall_s, retry_s, idle_s)
     pages = {"/healthz": shell.healthz, "/readyz": shell.readyz, "/metrics": shell.metrics_page}
     Thread(target=shell.watch, daemon=True).start()
-    with Health(host, port, pages) as health, _signals(shell.stop):
+    with Health(host, port, pages) as health, told_to_finish(shell.stop):
         log.info("serving worker=%s host=%s port=%d", metrics.worker, host, health.port)
         shell.run()
         log.info("left worker=%s", metrics.worker)
@@ -241,8 +241,8 @@ def _close(worker: Worker) -> None:
 
 
 @contextmanager
-def _signals(stop: Event) -> Iterator[None]:
-    """Let the first SIGTERM or SIGINT set the event, and the next one end the process."""
+def told_to_finish(stop: Event) -> Iterator[None]:
+    """Let the first SIGTERM or SIGINT set the event, and the next one end the process. From the main thread."""
 
     def told(number: int, _: FrameType | None) -> None:
         log.info("told to finish signal=%s", signal.Signals(number).name)

@@ -33,13 +33,14 @@ def compiled(function: F, **options: Any) -> F:
 
 
 def _cache_folder() -> str:
-    """A folder named for the state of this package's sources; "" where none can be written."""
+    """A folder named for the state of this package's sources: beside them, else where NUMBA_CACHE_DIR says, else ""."""
     here = Path(__file__).parent
     state = blake2b(digest_size=8)
     for path in sorted(here.rglob("*.py")):
         state.update(path.read_bytes())
-    folder = here / "__pycache__" / f"jit-{state.hexdigest()}"
-    return str(folder) if os.access(here, os.W_OK) else ""
+    settings: Any = numba.config
+    folder = here / "__pycache__" if os.access(here, os.W_OK) else settings.CACHE_DIR
+    return str(Path(folder, f"jit-{state.hexdigest()}")) if folder else ""
 
 
 _CACHE = _cache_folder()

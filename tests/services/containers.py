@@ -1,4 +1,4 @@
-"""Kafka and Redis in containers, as testcontainers drives them."""
+"""Kafka and Redis in containers, as testcontainers drives them, and the images that containers are made from."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from tests.services.processes import CLUSTER, ROOT, NotThere, kafka_settings
 from tests.services.ready import DidNotStart, await_kafka, await_redis, free_port, last_lines
 
 
-def find_image(server: Literal["kafka", "redis"]) -> str:
-    """The name of a server's image, which the engine has by then: INSTEP_TEST_..._IMAGE, else as names.txt says.
+def find_image(server: Literal["kafka", "redis", "prometheus", "instep"]) -> str:
+    """The name of an image, which the engine has by then: INSTEP_TEST_..._IMAGE, else as names.txt says.
 
     Raises
     ------

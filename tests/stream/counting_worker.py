@@ -20,6 +20,8 @@ class CountingWorker:
         self._how = how
         self._metrics = metrics
         self._did("build")
+        if "slow-build" in how:
+            time.sleep(1)
         self._answer()
         lines = (folder / "did").read_text().splitlines()
         self._at = sum(int(line.split()[1]) for line in lines if line.startswith("step "))

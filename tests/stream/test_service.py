@@ -99,6 +99,15 @@ def test_a_signal_lets_the_worker_finish_and_leave(start: Start, number: signal.
     assert process.did == ["build", "step 3", "finish", "close"]
 
 
+def test_a_worker_that_could_not_be_built_had_nothing_to_finish(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "away").touch()
+    process = start("slow-build", n=3)
+    process.until("it is being built", lambda: "build" in process.did)
+    process.child.terminate()
+    assert process.exit_code() == 0
+    assert process.did == ["build"]
+
+
 def test_a_second_signal_ends_it_at_once(start: Start) -> None:
     process = start("hang-in-finish")
     process.until("it steps", lambda: process.get("/readyz")[0] == 200)
