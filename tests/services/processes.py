@@ -6,6 +6,7 @@ import contextlib
 import shutil
 import signal
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -91,8 +92,10 @@ class Process:
             self._child.wait()
 
     def freeze(self) -> None:
-        """SIGSTOP: connections stay open and nothing answers."""
+        """SIGSTOP: connections stay open and nothing answers, once this has returned."""
         self._running().send_signal(signal.SIGSTOP)
+        while not all(_is_stopped(thread) for thread in Path(f"/proc/{self.pid}/task").iterdir()):
+            time.sleep(0.001)  # a thread that runs may still answer what it has just read
 
     def thaw(self) -> None:
         """SIGCONT: it goes on as if no time had passed."""
@@ -102,6 +105,14 @@ class Process:
         if self._child is None or self._child.poll() is not None:
             raise RuntimeError(f"{self.log.stem}: expected a running server, it is stopped")
         return self._child
+
+
+def _is_stopped(thread: Path) -> bool:
+    """By its folder under /proc."""
+    try:
+        return (thread / "stat").read_text().rpartition(")")[2].split()[0] in "TZX"
+    except FileNotFoundError:  # it has ended meanwhile
+        return True
 
 
 class LocalKafka(Process):

@@ -209,8 +209,14 @@ def _under_load(
         assert client._http.get("/readyz").status_code == 503
         redis.start()
         until(lambda: bool(wrong) or client._http.get("/readyz").status_code == 200, "to be ready again")
-        sources.clear()
-        until(lambda: bool(wrong) or sources == {"profile"}, "profiles again")
+
+        def is_live_again() -> bool:
+            """Whether all answers of a while are made from the profiles."""
+            sources.clear()
+            time.sleep(0.3)
+            return sources == {"profile"}
+
+        until(lambda: bool(wrong) or is_live_again(), "profiles again")
         kafka.stop()
         n_before = len(ids)
         until(lambda: bool(wrong) or len(ids) > n_before + 50, "answers without Kafka")
