@@ -20,6 +20,8 @@ needs debootstrap debootstrap
 needs redis-server redis-server
 needs java default-jre-headless
 needs mvn maven
+needs openssl openssl
+needs curl curl
 if [ "${#missing[@]}" -gt 0 ]; then
   echo "installing ${missing[*]}"
   export DEBIAN_FRONTEND=noninteractive
