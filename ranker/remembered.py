@@ -19,6 +19,9 @@ log = logging.getLogger(__name__)
 ASK_AGAIN_MS = 500
 """After the profiles did not answer, one request in so long asks them again, and the others do not wait for it."""
 
+NOW_MS = 1_000
+"""Who asks about a moment that is no longer ago asks about now, and the answer is worth remembering."""
+
 
 @dataclass(frozen=True)
 class Read:
@@ -68,7 +71,7 @@ class RememberedProfiles:
             except Unavailable as e:
                 self._missed(e)
             else:
-                return self._remember(user, Read(keys, at, now_ms, True), at_ms >= now_ms)
+                return self._remember(user, Read(keys, at, now_ms, True), at_ms >= now_ms - NOW_MS)
         with self._lock:
             known = self._known.get(user)
         if known is None:

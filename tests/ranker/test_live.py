@@ -134,17 +134,18 @@ def test_profiles_that_are_away_are_asked_by_one_request_in_a_while() -> None:
             return super().get(user, at_ms, limit)
 
     remembered = RememberedProfiles(Counted(switch, profiles), 1, 10, n_users=2, now_ms=lambda: now_ms)
-    assert remembered.get(1, now_ms).is_fresh
+    assert remembered.get(1, now_ms - 5).is_fresh  # now, by the time that the request has come this far
+    assert remembered.get(1, 15).is_fresh  # long ago: not what is to be remembered
     switch.is_off = True
     for _ in range(5):
         read = remembered.get(1, now_ms + 5)
         assert (read.keys.tolist(), read.read_ms, read.is_fresh) == ([[1]], 1_000_000, False)
-    assert asked == [1, 1]
+    assert asked == [1, 1, 1]
     assert remembered.get(1, 10).keys.tolist() == []  # strictly before
     now_ms += ASK_AGAIN_MS
     assert not remembered.get(1, now_ms).is_fresh
     assert not remembered.get(2, now_ms).is_fresh
-    assert asked == [1, 1, 1]
+    assert asked == [1, 1, 1, 1]
     switch.is_off = False
     now_ms += ASK_AGAIN_MS
     assert all(remembered.get(user, now_ms).is_fresh for user in (1, 2, 3))
