@@ -57,20 +57,20 @@ def run(
     chosen = settings_of(settings, Path())
     configure(chosen.service.log == "json")
     if worker == "all":
-        from instep.run import ALL, WORKERS
+        from instep.run import SERVICES, WORKERS
         from instep.supervisor import Supervisor, run_once
 
         given = ["--settings", str(settings)] if settings else []
         flags = [*given, *(["--once"] if once else [])]
-        workers = WORKERS if once else ALL
+        workers = WORKERS if once else SERVICES
         commands: dict[str, list[str]] = {
             name: [sys.executable, "-m", "instep.cli", "run", name, *flags] for name in workers
         }
         raise SystemExit(run_once(commands) if once else Supervisor(commands).run())
     from instep import run as running
 
-    if worker not in running.ALL:
-        raise SettingsError(f"run: expected one of {', '.join(running.ALL)}, all, got {worker!r}")
+    if worker not in running.SERVICES:
+        raise SettingsError(f"run: expected one of {', '.join(running.SERVICES)}, all, got {worker!r}")
     if once and worker not in running.WORKERS:
         raise SettingsError(
             f"run: expected --once for one of {', '.join(running.WORKERS)}, got it for {worker}"

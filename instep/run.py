@@ -29,9 +29,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-ALL: tuple[WorkerName, ...] = get_args(WorkerName)
+SERVICES: tuple[WorkerName, ...] = get_args(WorkerName)
 """In the order in which data moves."""
-WORKERS = ALL[:-1]
+WORKERS = SERVICES[:-1]
 """Those that read a log, and can come to its end."""
 
 
@@ -213,7 +213,9 @@ def ranker_service(settings: Settings, metrics: Metrics) -> RankerService:
     import torch
 
     from indexer.redis_index import RedisIndex
+    from ranker.audit import Auditor
     from ranker.live import LiveModel
+    from ranker.lookups import Lookups
     from ranker.mirror import Mirror
     from ranker.names import Names
     from ranker.outbox import Outbox
@@ -232,16 +234,18 @@ def ranker_service(settings: Settings, metrics: Metrics) -> RankerService:
     scorer = settings.scorer()
     index = RedisIndex(redis_client(settings), settings.redis.prefix, settings.redis.keep_updates)
     quick = redis_client(settings, min(r.profile_timeout_ms, settings.redis.timeout_ms), retries=0)
-    return RankerService(
-        LiveModel(
-            lambda: Mirror(config.shape, config.bits, settings.trainer.capacity),
-            index,
-            metrics,
-            warm_up=scorer.warm_up,
-            now_ms=now_ms,
-            fail=end,
-        ),
+    live = LiveModel(
+        lambda: Mirror(config.shape, config.bits, settings.trainer.capacity),
         index,
+        metrics,
+        warm_up=scorer.warm_up,
+        now_ms=now_ms,
+        fail=end,
+    )
+    names = Names(fields, r.named_items)
+    planes = make_planes(settings.n_coded, model.dim, model.bits, model.seed)
+    return RankerService(
+        live,
         RememberedProfiles(
             redis_profiles(settings, quick),
             len(fields.item),
@@ -251,10 +255,11 @@ def ranker_service(settings: Settings, metrics: Metrics) -> RankerService:
         ),
         Outbox(open_writer, metrics, n_most=r.max_waiting, tick_ms=r.tick_ms, now_ms=now_ms, fail=end),
         scorer,
-        Names(fields, r.named_items),
-        make_planes(settings.n_coded, model.dim, model.bits, model.seed),
+        names,
+        Lookups(live, scorer, names, model.bits),
+        Auditor(live, index, planes, metrics, r.audit_ms) if r.audit_ms else None,
         metrics,
-        RankerRules(r.max_candidates, max_history, r.max_behind_ms, r.audit_ms),
+        RankerRules(r.max_candidates, max_history, r.max_behind_ms),
         now_ms=now_ms,
     )
 
@@ -271,4 +276,4 @@ def redis_profiles(settings: Settings, client: Client) -> RedisProfiles:
     return RedisProfiles(client, n_fields, stream.max_history, stream.history_ttl_ms, settings.redis.prefix)
 
 
-__all__ = ["WORKERS", "SettingsError", "run", "send"]
+__all__ = ["SERVICES", "WORKERS", "SettingsError", "run", "send"]

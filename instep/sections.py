@@ -142,7 +142,8 @@ class RankerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     port: Port = 8460
     tokens: tuple[Annotated[str, Meta(min_length=8)], ...] = ()
     """Bearer tokens of which each request must bring one; none asks for none. Secret: never shown, never saved."""
-    max_candidates: Annotated[int, Meta(ge=1, le=100_000)] = 5_000
+    max_candidates: Annotated[int, Meta(ge=1, le=10_000)] = 5_000
+    """Of one request; an Impression has no more than the bound."""
     max_body_bytes: Annotated[int, Meta(ge=1_024, le=1 << 30)] = 8 << 20
     max_behind_ms: Ms = 60_000
     """A ranker that has not been in step with the index for so long says that it is not ready."""

@@ -141,7 +141,7 @@ def make_app(service: RankerService, *, tokens: Sequence[str] = (), max_body_byt
         """The items whose codes are nearest, of those that this ranker was asked about of late."""
         query = _query(request, api.SimilarQuery)
         _converted(item, Id, "item")
-        found = await service.similar(item, query.n)
+        found = await service.lookups.similar(item, query.n)
         if found is None:
             raise Refused(404, f"item: expected one that was ranked or acted on of late, got {item!r}")
         return _answer(found)

@@ -143,10 +143,13 @@ class Outbox:
                 assert not isinstance(event, Tick)
                 key = event.user.encode()
                 writer.write(partition_of(event.user, writer.partitions), key, encode_event(event))
-            n_ticks = self._tick(writer)
-            if not some and not n_ticks:
+            tick_ms = self._tick(writer)
+            if not some and tick_ms is None:
                 continue
             writer.flush()
+            n_ticks = 0
+            if tick_ms is not None:  # only now: one that was lost is due still
+                self._tick_due_ms, n_ticks = tick_ms + self._tick_ms, writer.partitions
             with self._changed:
                 for _ in some:
                     self._waiting.popleft()
@@ -160,16 +163,15 @@ class Outbox:
             return 1.0
         return min(1.0, max(0, self._tick_due_ms - self._now_ms()) / 1000)
 
-    def _tick(self, writer: Writer) -> int:
-        """A Tick into every partition if one is due and nothing waits that happened before; how many that were."""
+    def _tick(self, writer: Writer) -> int | None:
+        """Write a Tick to every partition if one is due and nothing waits that happened before; its time."""
         now_ms = self._now_ms()
         if not self._tick_ms or now_ms < self._tick_due_ms or len(self._waiting) > AT_ONCE:
-            return 0
-        self._tick_due_ms = now_ms + self._tick_ms
+            return None
         raw = encode_event(Tick(now_ms))
         for partition in range(writer.partitions):
             writer.write(partition, b"", raw)
-        return writer.partitions
+        return now_ms
 
 
 __all__ = ["Outbox", "Writer"]

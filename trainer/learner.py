@@ -291,13 +291,15 @@ def meet(table: EmbeddingTable, batch: Batch, step: int) -> Located:
 
 
 def locate(table: EmbeddingTable, batch: Batch) -> Located:
-    """Rows of a batch's keys as the table stands; an item without a row reads as its category."""
+    """Rows of a batch's keys as the table stands."""
+    items, sequence = locate_items(table, batch.items), locate_items(table, batch.sequence)
+    return Located(table.find(batch.side), items, sequence)
 
-    def find(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
-        columns = [table.find(keys[:, f], _parents(keys, f)) for f in range(keys.shape[1])]
-        return np.stack(columns, 1)
 
-    return Located(table.find(batch.side), find(batch.items), find(batch.sequence))
+def locate_items(table: EmbeddingTable, keys: NDArray[np.uint64]) -> NDArray[np.int64]:
+    """Rows int64 ``[n, F]`` of items' keys uint64 ``[n, F]``; an item without a row reads as its category."""
+    columns = [table.find(keys[:, f], _parents(keys, f)) for f in range(keys.shape[1])]
+    return np.stack(columns, 1)
 
 
 def _parents(keys: NDArray[np.uint64], field_number: int) -> NDArray[np.uint64] | int:

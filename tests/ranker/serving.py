@@ -16,8 +16,10 @@ from starlette.testclient import TestClient
 from indexer.index import MemoryIndex, Update
 from instep.pipeline import Pipeline
 from instep.settings import Settings
+from ranker.audit import Auditor
 from ranker.http import make_app
 from ranker.live import LiveModel
+from ranker.lookups import Lookups
 from ranker.mirror import Mirror
 from ranker.names import Names
 from ranker.outbox import Outbox
@@ -111,7 +113,7 @@ class Serving:
     """A pipeline that has learned a product's events, and a ranker that follows its index."""
 
     settings: Settings = SETTINGS
-    rules: RankerRules = field(default_factory=lambda: RankerRules(max_history=20, audit_ms=0))
+    rules: RankerRules = field(default_factory=lambda: RankerRules(max_history=20))
     max_waiting: int = 1_000
     tick_ms: int = 0
     now_ms: int = 0
@@ -148,14 +150,17 @@ class Serving:
         )
         n_fields = len(s.fields.item)
         profiles = SwitchedProfiles(self.profiles_switch, made)
+        names = Names(s.fields, 1_000)
+        planes = make_planes(s.n_coded, s.model.dim, s.model.bits, s.model.seed)
+        self.auditor = Auditor(self.live, self.index, planes, self.metrics, every_ms=60_000)
         self.service = RankerService(
             self.live,
-            self.index,
             RememberedProfiles(profiles, n_fields, 20, n_users=100, now_ms=lambda: self.now_ms),
             self.outbox,
             s.scorer(),
-            Names(s.fields, 1_000),
-            make_planes(s.n_coded, s.model.dim, s.model.bits, s.model.seed),
+            names,
+            Lookups(self.live, s.scorer(), names, s.model.bits),
+            self.auditor,
             self.metrics,
             self.rules,
             now_ms=lambda: self.now_ms,

@@ -12,7 +12,8 @@ import pytest
 from starlette.testclient import TestClient
 
 from ranker.service import FULL
-from stream.events import Action, Candidate, Impression, Tick, key_of
+from stream.events import Action, Candidate, Event, Impression, Tick, decode_event, key_of
+from stream.files import partition_of
 from stream.history import digest
 from tests.ranker.serving import SETTINGS, TOKEN, WITHIN_S, Serving
 from trainer.batch import make_batch
@@ -85,6 +86,14 @@ def test_behaviours_may_be_given_in_any_order_and_only_those_before_count(
     none = http.post("/v1/rank", json=asked(shown, at_ms=shown.at_ms, behaviours=[])).json()
     assert none["history"]["n"] == 0
     assert none["scores"] != by_profile["scores"]
+
+
+def test_a_wrong_behaviour_is_named_by_its_place_in_the_request(serving: Serving, http: TestClient) -> None:
+    right = {"item": "n1", "at_ms": 9}
+    wrong = {"item": "n2", "at_ms": 5, "features": {"category": 0.5}}
+    answer = http.post("/v1/rank", json=asked(serving.shown[0], behaviours=[right, right, wrong]))
+    assert answer.status_code == 400
+    assert answer.json()["error"].endswith("at `$.behaviours[2].features.category`")
 
 
 def test_an_impression_is_logged_with_scores_version_and_digest(serving: Serving, http: TestClient) -> None:
@@ -300,15 +309,21 @@ def test_ticks_go_to_every_partition_behind_what_happened() -> None:
     with serving.client() as http:
         until(lambda: len(serving.logged()) == 2)
         click = {"type": "action", "kind": "click", "user": "ada", "item": "n7"}
-        serving.now_ms += 1_500
+        serving.log_switch.is_off = True  # so that both are due when it comes back
         http.post("/v1/events", json={"events": [click]})
+        serving.now_ms += 1_500
+        time.sleep(0.3)
+        serving.log_switch.is_off = False
         until(lambda: len(serving.logged()) == 5)
-    for partition in range(2):
-        records = [r for r in serving.events.source().poll(100) if r.partition == partition]
-        times = [e.at_ms for e in serving.logged()]
-        assert times == sorted(times) or len(records) in (2, 3)
-        assert sum(b'"tick"' in r.value for r in records) == 2
-    assert sum(isinstance(e, Tick) for e in serving.logged()) == 4
+    by_partition: dict[int, list[Event]] = {0: [], 1: []}
+    for record in serving.events.source().poll(100):
+        by_partition[record.partition].append(decode_event(record.value))
+    first, last = serving.now_ms - 1_500, serving.now_ms
+    clicked = partition_of("ada", 2)
+    assert [type(e) for e in by_partition[clicked]] == [Tick, Action, Tick]
+    assert [type(e) for e in by_partition[1 - clicked]] == [Tick, Tick]
+    for happened in by_partition.values():
+        assert [e.at_ms for e in happened if isinstance(e, Tick)] == [first, last]
 
 
 def test_without_profiles_it_answers_with_what_it_remembers() -> None:
@@ -320,7 +335,7 @@ def test_without_profiles_it_answers_with_what_it_remembers() -> None:
         before = http.post("/v1/rank", json=asked(shown)).json()
         serving.profiles_switch.is_off = True
         serving.now_ms += 700
-        during = http.post("/v1/rank", json=asked(shown, at_ms=before["age_ms"] and serving.now_ms)).json()
+        during = http.post("/v1/rank", json=asked(shown)).json()
         assert during["history"] == before["history"] | {"source": "memory", "age_ms": 700}
         other = http.post("/v1/rank", json=asked(shown) | {"user": "nobody"}).json()
         assert other["history"] == {"n": 0, "source": "none", "age_ms": None, "digest": ""}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import numpy as np
 import pytest
@@ -21,42 +20,42 @@ from tests.ranker.serving import Serving, Switch, SwitchedProfiles
 from trainer.model.simhash import make_planes
 
 
-def test_every_request_reads_one_version_while_publications_come() -> None:
+def test_an_update_waits_until_a_request_has_read_its_version() -> None:
     serving = Serving()
-    seen: dict[Version, float] = {}
-    wrong: list[str] = []
-    stop = threading.Event()
+    while serving.index.version is None:
+        assert serving.pipeline.pump(5)
+    assert serving.live.follow() == 1
+    begun = serving.live.version
+    while serving.index.version == begun:
+        assert serving.pipeline.pump(5)
+    inside, go_on = threading.Event(), threading.Event()
 
-    def look(mirror: Mirror) -> tuple[Version | None, float]:
-        before = mirror.version
-        weight = float(sum(w.detach().double().sum() for w in mirror.network.parameters()))
-        rows = float(mirror.table.rows[: mirror.table.n_slots].astype(np.float64).sum())
-        time.sleep(0)  # let others run
-        return (before if before == mirror.version else None), weight + rows
+    def all_of(mirror: Mirror) -> tuple[Version | None, float, float]:
+        weights = float(sum(w.detach().double().sum() for w in mirror.network.parameters()))
+        rows = mirror.table.rows[: mirror.table.n_slots].astype(np.float64)
+        return mirror.version, weights, float(rows.sum())
 
-    def ask() -> None:
-        while not stop.is_set():
-            version, total = serving.live.submit(look).result()
-            if version is not None and seen.setdefault(version, total) != total:
-                wrong.append(f"{version}: {seen[version]} and {total}")
+    def request(mirror: Mirror) -> list[tuple[Version | None, float, float]]:
+        before = all_of(mirror)
+        inside.set()
+        go_on.wait(20)
+        return [before, all_of(mirror)]
 
-    serving.live.start()
-    askers = [threading.Thread(target=ask) for _ in range(3)]
-    for asker in askers:
-        asker.start()
-    while serving.pipeline.pump(5):
-        pass
-    serving.pipeline.finish()
-    deadline = time.monotonic() + 20
-    while serving.live.version != serving.index.version and time.monotonic() < deadline:
-        time.sleep(0.01)
-    stop.set()
-    for asker in askers:
-        asker.join()
+    asked = serving.live.submit(request)
+    assert inside.wait(20)
+    follower = threading.Thread(target=serving.live.follow)
+    follower.start()
+    follower.join(0.3)
+    assert follower.is_alive()
+    assert serving.live.version == begun
+    go_on.set()
+    before, after = asked.result(20)
+    assert before == after
+    follower.join(20)
+    now = serving.live.submit(all_of).result(20)
+    assert now[0] == serving.index.version == serving.live.index_version
+    assert now[1:] != before[1:]
     serving.live.close()
-    assert serving.live.version == serving.index.version == serving.live.index_version
-    assert not wrong
-    assert len(seen) > 3
 
 
 def test_a_whole_publication_is_loaded_beside_the_one_that_answers() -> None:
@@ -107,7 +106,7 @@ def test_an_audit_finds_the_bits_that_are_not_in_step() -> None:
     held.steps[7] += 1  # moved on, so it is not compared
     found = audit(rows, planes, held)
     assert (found.mirror_bits, found.index_bits, found.n_compared) == (2, 1, found.n_rows - 1)
-    serving.service.audit(np.random.default_rng(2))
+    serving.auditor.look(np.random.default_rng(2))
     page = serving.metrics.page().decode()
     assert 'instep_audit_bits_total{outcome="index",worker="ranker"} 0.0' in page
     assert 'instep_audit_rows_total{outcome="index",worker="ranker"} 0.0' not in page
@@ -116,7 +115,7 @@ def test_an_audit_finds_the_bits_that_are_not_in_step() -> None:
 
 def test_before_the_first_publication_there_is_nothing_to_audit() -> None:
     serving = Serving()
-    serving.service.audit(np.random.default_rng(2))
+    serving.auditor.look(np.random.default_rng(2))
     assert b"instep_audit" not in serving.metrics.page()
     serving.live.close()
 

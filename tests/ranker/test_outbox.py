@@ -27,6 +27,7 @@ class Flaky(MemoryWriter):
         super().write(partition, key, value)
 
     def flush(self) -> None:
+        time.sleep(0.002)  # more events come meanwhile
         if self._rng.random() < 0.3:  # some are there and some not
             for one in self._written[: self._rng.randrange(len(self._written) + 1)]:
                 self._log.append(*one)
