@@ -130,14 +130,16 @@ class Learner:
         rows = torch.from_numpy(self.table.rows[inputs.unique]).requires_grad_()
         logits = self.network(rows, inputs)
         loss = self._loss(logits, batch)
+        extra = self.network.extra_loss
         self._gradient.zero_()
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss if extra is None else loss + batch.n_candidates * extra).backward()  # type: ignore[no-untyped-call]
         p = torch.sigmoid(logits.detach()).numpy()
         assert rows.grad is not None
         mean_loss = float(loss.detach()) / batch.n_candidates
         if not self._finite(mean_loss, rows.grad):
             return Predicted(p, mean_loss, learned=False, n_flipped=0)
         self.adam.step()
+        self.network.learned()
         self._count(batch)
         in_step = self.config.refresh_every == 1 and not self.frozen
         flipped = self.table.learn(
@@ -176,8 +178,9 @@ class Learner:
         learner = cls(config, 1)
         of_table = {k.removeprefix("table."): v for k, v in state.items() if k.startswith("table.")}
         learner.table = EmbeddingTable.restore(of_table, capacity=capacity)
-        for name, w in learner.network.named_parameters():
-            w.data.copy_(torch.from_numpy(state[f"dense.{name}"]))
+        for name, w in learner.network.state_dict().items():
+            if name != "prior":
+                w.copy_(torch.from_numpy(state[f"dense.{name}"]))
         moments = {k.removeprefix("adam."): v for k, v in state.items() if k.startswith("adam.")}
         learner.adam.state[learner._dense] = {k: torch.from_numpy(m.copy()) for k, m in moments.items()}
         n_steps, n_bad, in_a_row, refreshed, frozen = (int(n) for n in state["steps"])
@@ -193,13 +196,11 @@ class Learner:
         return self._dense.grad
 
     def _prepare(self, batch: Batch, at: Located) -> Inputs:
-        unit = self.network.unit
         return prepare(
             self.table,
             batch,
             at,
-            search=unit.search,
-            reads=unit.reads,
+            self.network.reading,
             short=self.config.short,
             k=self.config.k,
             young=self.n_steps <= self.config.warm_up_steps,  # this step is counted already
@@ -311,9 +312,7 @@ def predict(
     network: Network, table: EmbeddingTable, batch: Batch, short: int, k: int, *, young: bool = False
 ) -> NDArray[np.float32]:
     """Probabilities float32 ``[N, K]`` of a batch; the same code serves trainer and ranker."""
-    unit = network.unit
-    at = locate(table, batch)
-    inputs = prepare(table, batch, at, search=unit.search, reads=unit.reads, short=short, k=k, young=young)
+    inputs = prepare(table, batch, locate(table, batch), network.reading, short=short, k=k, young=young)
     with torch.no_grad():
         logits: Tensor = network(torch.from_numpy(table.rows[inputs.unique]), inputs)
         return torch.sigmoid(logits).numpy()

@@ -207,7 +207,7 @@ def test_a_command_line_that_is_none_says_which_part_and_where_help_is(
     [
         (
             ["--model", "dnn"],
-            "settings: model.unit: expected one of eta, exact, category, full, short, average, got 'dnn'",
+            "settings: model.unit: expected one of short, average, sim_hard, eta, exact, full, got 'dnn'",
         ),
         (["--seed", "-1"], "settings: model.seed: expected `int` >= 0, got -1"),
         (
@@ -484,9 +484,9 @@ class TestImport:
         assert shown.endswith(
             f"events written to {out / 'events.jsonl.gz'}, settings to {out / 'instep.toml'}\n"
         )
-        shown = done("replay", out, "--out", tmp_path / "out", "--model", "category")
+        shown = done("replay", out, "--out", tmp_path / "out", "--model", "sim_hard")
         found = metrics(tmp_path / "out")
-        assert found["model"] == "category"
+        assert found["model"] == "sim_hard"
         assert found["candidates"] > 20
         assert 0 < found["ctr"] < 0.6
         assert not {name for name in found["counts"] if name.startswith(("dead", "late", "orphan"))}
