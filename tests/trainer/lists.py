@@ -22,7 +22,7 @@ def make_unit(name: str, seed: int = 0, dtype: torch.dtype = torch.float64) -> I
     """The unit, none of whose weights is where it started; statistics stay as they are."""
     read = UNITS[name].read
     assert read is not None
-    unit = read(WIDE, HEADS, 0.5).to(dtype)
+    unit = read(WIDE, HEADS, 0.5, FIELDS).to(dtype)
     generator = torch.Generator().manual_seed(seed)
     for weight in unit.parameters():
         weight.data = weight.data + torch.randn(weight.shape, generator=generator, dtype=dtype) / 3

@@ -57,8 +57,8 @@ class TargetAttention(Interest):
         ``W_q' W_k`` starts as so many times the identity: the score of a unit vector with itself, over all heads.
     """
 
-    def __init__(self, dim: int, heads: int, sharpness: float = 0.5) -> None:
-        super().__init__(dim, heads, sharpness)
+    def __init__(self, dim: int, heads: int, sharpness: float = 0.5, fields: int = 1) -> None:
+        super().__init__(dim, heads, sharpness, fields)
         blocks = torch.eye(dim).view(heads, dim // heads, dim)
         self.query = nn.Parameter(sharpness * blocks)  # [H, D / H, D]
         self.key = nn.Parameter(blocks.clone())

@@ -53,7 +53,7 @@ class Network(nn.Module):
         self.shape = shape
         unit = find_unit(shape.unit)
         wide = shape.dim * shape.n_item_fields
-        arguments = wide, shape.heads, shape.sharpness
+        arguments = wide, shape.heads, shape.sharpness, shape.n_item_fields
         self.short = None if unit.whole else TargetAttention(*arguments)
         self.long = unit.read(*arguments) if unit.read else None
         self.reading = _reading(unit, shape, self.long)

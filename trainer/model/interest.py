@@ -89,12 +89,14 @@ class Interest(nn.Module):
         Divides ``dim``; of the units that have heads.
     sharpness
         Where the temperature of an attention starts.
+    fields
+        ``F``; ``D`` is so many times the ``d`` of a row.
     """
 
     extra_loss: Tensor | None = None
     """What the last ``forward`` wants added to a candidate's mean loss; of a forward with gradients only."""
 
-    def __init__(self, dim: int, heads: int, sharpness: float) -> None:
+    def __init__(self, dim: int, heads: int, sharpness: float, fields: int) -> None:
         super().__init__()
 
     def forward(self, target: Tensor, rows: Tensor, picked: Picked) -> Tensor:
