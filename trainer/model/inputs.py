@@ -58,6 +58,15 @@ class Search(Protocol):
     def __call__(self, table: Rows, batch: Batch, at: Located, young: bool) -> Finder: ...
 
 
+def compared(young: bool, n_coded: int) -> slice:
+    """The item fields that a search compares: all that have codes, and of a young model all but the id.
+
+    Until the network can tell behaviours apart, an id's vector is noise, and what it finds by it is what its gradient
+    pulls it to: a bad beginning teaches itself (docs/log.md). Categories are few and learned at once.
+    """
+    return slice(1 if young and n_coded > 1 else 0, n_coded)
+
+
 @dataclass(frozen=True)
 class Reading:
     """Which behaviours a unit reads, and how near ones are counted."""
@@ -146,7 +155,7 @@ def prepare(
             positions, sample, of = _listed(begin, end), samples, slate
         picked_long = _pick(positions, sample, of, batch, at, number)
         if reading.n_hashed:
-            picked_long = _hashed(picked_long, table, at, slice(reading.n_hashed))
+            picked_long = _hashed(picked_long, table, at, compared(young, reading.n_hashed))
     counts = [np.diff(batch.start)[slate][:, None]]
     if reading.count:
         same = find is not None and reading.count is reading.find
@@ -211,7 +220,12 @@ class _Numbering:
 def _pick(positions: Ints, sample: Slots, of: Slots, batch: Batch, at: Located, number: _Numbering) -> Picked:
     """Lists of positions ``[R, k]``, each of a sample ``[R]``, as rows; ``of`` ``[N]`` says whose list is whose."""
     index, count = number.picked(positions, at.sequence)
-    return Picked(index, count, _gaps(positions, sample, batch.at_ms, batch.sequence_at), of, positions)
+    return Picked(index, count, gaps(positions, sample, batch), of, positions)
+
+
+def gaps(positions: Ints, sample: Slots, batch: Batch) -> NDArray[np.uint8]:
+    """Buckets ``[R, k]`` of the time since behaviours, by their places in the flat sequence; each row of a sample."""
+    return _gaps(positions, sample, batch.at_ms, batch.sequence_at)
 
 
 def _hashed(picked: Picked, table: Rows, at: Located, fields: slice) -> Picked:

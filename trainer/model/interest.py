@@ -54,6 +54,8 @@ class Seen(NamedTuple):
     """int64 ``[R, k]``, 0 from a list's end on."""
     of: Tensor
     """int64 ``[N]``: the list of each candidate."""
+    codes: tuple[Tensor, Tensor] | None = None
+    """The bits of ``Picked.codes`` as int64."""
 
     def each(self) -> Seen:
         """The same with a list for each candidate: ``R = N``."""
@@ -75,7 +77,11 @@ def see(target: Tensor, rows: Tensor, picked: Picked) -> Seen:
     index = torch.as_tensor(picked.index, device=device).long().where(filled[:, :, None], 0)
     gap = torch.as_tensor(picked.gap, device=device).long().where(filled, 0)
     x = functional.embedding(index, rows).flatten(2).masked_fill(~filled[:, :, None], 0.0)
-    return Seen(target, x, filled, gap, torch.as_tensor(picked.of, device=device))
+    codes = None
+    if picked.codes is not None:
+        queries, keys = (torch.as_tensor(c.view(np.int64), device=device) for c in picked.codes)
+        codes = queries, keys
+    return Seen(target, x, filled, gap, torch.as_tensor(picked.of, device=device), codes)
 
 
 class Interest(nn.Module):

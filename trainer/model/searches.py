@@ -17,7 +17,7 @@ from math import cos, pi
 from typing import Literal, Protocol, runtime_checkable
 
 from trainer.batch import Batch
-from trainer.model.inputs import Finder, Located, Rows, Search
+from trainer.model.inputs import Finder, Located, Rows, Search, compared
 from trainer.model.search import category_top_k, hamming_top_k, inner_top_k
 from trainer.model.simhash import item_codes
 
@@ -76,12 +76,3 @@ def category(table: Rows, batch: Batch, at: Located, young: bool) -> Finder:
     queries, keys = batch.items[:, 1], batch.sequence[:, 1]
     known = keys != 0  # two items without a category have nothing in common
     return lambda start, stop, k: category_top_k(queries, keys, batch.first, start, stop, k, mask=known)
-
-
-def compared(young: bool, n_coded: int) -> slice:
-    """The item fields that a search compares: all that have codes, and of a young model all but the id.
-
-    Until the network can tell behaviours apart, an id's vector is noise, and what it finds by it is what its gradient
-    pulls it to: a bad beginning teaches itself (docs/log.md). Categories are few and learned at once.
-    """
-    return slice(1 if young and n_coded > 1 else 0, n_coded)

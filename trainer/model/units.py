@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from trainer.model.attention import TargetAttention
 from trainer.model.average import Average
 from trainer.model.interest import Interest
+from trainer.model.sdim import SDIM
 from trainer.model.searches import SearchName
+from trainer.model.twin import TWIN
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ UNITS: dict[str, Unit] = {
     "average": Unit(Average, "none", whole=True),
     "sim_hard": Unit(TargetAttention, "category"),
     "eta": Unit(TargetAttention, "hamming"),
+    "sdim": Unit(SDIM, "none", counts="hamming", hashes=True),
+    "twin": Unit(TWIN, "attention", counts="inner"),
     "exact": Unit(TargetAttention, "inner"),
     "full": Unit(TargetAttention, "none", counts="inner"),
 }
