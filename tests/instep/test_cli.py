@@ -20,6 +20,7 @@ from stream.events import Action, Event, Impression
 from stream.files import write_events
 from tests.worlds import damage, product
 from trainer import checkpoint
+from trainer.model.units import UNITS
 
 INSTEP = Path(sys.executable).with_name("instep")
 COMMANDS = (["replay"], ["demo"], ["simulate"], ["import"], ["import", "mind"], ["import", "movielens"])
@@ -207,7 +208,7 @@ def test_a_command_line_that_is_none_says_which_part_and_where_help_is(
     [
         (
             ["--model", "dnn"],
-            "settings: model.unit: expected one of short, average, sim_hard, eta, sdim, twin, exact, full, got 'dnn'",
+            f"settings: model.unit: expected one of {', '.join(UNITS)}, got 'dnn'",
         ),
         (["--seed", "-1"], "settings: model.seed: expected `int` >= 0, got -1"),
         (
