@@ -53,7 +53,7 @@ def test_the_auxiliary_model_is_its_equations() -> None:
             interest += (by_name["ask_by"] @ t) @ (by_name["found_by"] @ x) / counts[r] * x
         first, second = ((by_name[f"score.{i}.weight"], by_name[f"score.{i}.bias"]) for i in (0, 2))
         hidden = np.maximum(first[0] @ np.concatenate([interest, t]) + first[1], 0)
-        np.testing.assert_allclose(got[n], second[0] @ hidden + second[1])
+        np.testing.assert_allclose(got[n], second[0] @ hidden + second[1] + interest @ t)
 
 
 @pytest.mark.parametrize(("every", "frozen_from"), [(1, 99), (5, 99), (1, 6)])

@@ -5,10 +5,13 @@ but `TargetAttention`. Besides ``d`` dims for the network a row has ``a = d / 2`
 small model learns, by the labels of the first kind:
 
     r_j   = (W_a e_t) . (W_b e_j) / n        over n behaviours, at most SAMPLE of them, evenly spaced
-    logit = MLP([sum over j of r_j e_j, e_t])
+    u     = sum over j of r_j e_j
+    logit = MLP([u, e_t]) + u . e_t
 
-and the search takes the k behaviours with the largest ``r_j``. Because ``r`` is linear, the sum is
-``(X' X / n) W_b' W_a e_t``: one small matrix a slate. What is found is attended over by several heads with time gaps.
+and the search takes the k behaviours with the largest ``r_j``. Because ``r`` is linear, ``u`` is
+``(X' X / n) W_b' W_a e_t``: one small matrix a slate. What is found is attended over by several heads with time gaps. The
+dot product is ours, as in the network around: without it the search learns nothing in a few hundred steps
+(docs/log.md).
 
 The paper's index is built offline. So here: with ``refresh_every`` above 1, vectors and ``W`` are copied every so many
 steps, and from the first time on the search sees nothing newer; an item that is younger than the index has no vector in
@@ -70,7 +73,7 @@ class SIMSoft(TargetAttention):
         wanted = target @ self.ask_by.T @ self.found_by  # [N, A]
         interest = torch.einsum("nab,nb->na", moments[seen.of], wanted)
         logits: Tensor = self.score(torch.cat([interest, target], 1))
-        return logits
+        return logits + (interest * target).sum(1, keepdim=True)
 
     def search(self, table: Rows, batch: Batch, at: Located, young: bool) -> Finder:
         """The k behaviours with the largest ``r``; a young model does not look at ids, as in ``searches.py``."""
