@@ -106,7 +106,7 @@ def test_auxiliary_dims_are_learned_by_the_auxiliary_model_alone() -> None:
     learner.step(BATCHES[0])
     before = learner.table.rows[: learner.table.n_slots].copy()
     with torch.no_grad():
-        for w in unit_of(learner).score.parameters():
+        for w in (unit_of(learner).ask_by, *unit_of(learner).score.parameters()):
             w.zero_()  # says the same of everyone, and has no gradient
     learner.step(BATCHES[0])
     after = learner.table.rows[: learner.table.n_slots]

@@ -9,8 +9,8 @@ small model learns, by the labels of the first kind:
     logit = MLP([u, e_t]) + u . e_t
 
 and the search takes the k behaviours with the largest ``r_j``. Because ``r`` is linear, ``u`` is
-``(X' X / n) W_b' W_a e_t``: one small matrix a slate. What is found is attended over by several heads with time gaps. The
-dot product is ours, as in the network around: without it the search learns nothing in a few hundred steps
+``(X' X / n) W_b' W_a e_t``: one small matrix a slate. What is found is attended over by several heads with time gaps.
+The dot product is ours, as in the network around: without it the search learns nothing in a few hundred steps
 (docs/log.md).
 
 The paper's index is built offline. So here: with ``refresh_every`` above 1, vectors and ``W`` are copied every so many
