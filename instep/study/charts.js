@@ -7,12 +7,13 @@ const Charts = (() => {
   } = Plot;
 
   /* Horizontal rows: a bar or a mark for each run, with a whisker. Sorted, the best on top. */
-  function rows({ study, runs, key, theme, width, ofRun }, marks) {
+  function rows({ study, runs, key, theme, width, ofRun, measure }, marks) {
     const chosen = runs.filter((run) => figure(run, key));
     chosen.sort((a, b) => figure(b, key).value - figure(a, key).value);
     const found = chosen.map((run) => figure(run, key));
     const isReference = (run) => study.references[run.group] === run.name;
-    const labels = titleWidth(width), wide = width > 430;
+    const titles = chosen.map((run) => measure(run.title, isReference(run)));
+    const labels = titleWidth(width, Math.max(...titles)), wide = width > 430;
     const best = key === "auc" && known(study.best_auc) ? study.best_auc * 100 : null;
     const all = found.flatMap(ends).concat(best === null ? [] : [best]);
     const isShare = MEASURES[key].unit === "%";
@@ -21,7 +22,8 @@ const Charts = (() => {
     if (key === "auc" && from === 50) range.min = 50;
     if (isShare) Object.assign(range, { min: 0, max: 100, interval: width < 380 ? 50 : 25 });
     const rowHeight = 26;
-    const right = wide && marks ? 176 : 58;
+    const texts = found.map((it) => (wide && marks ? written(it, key) : write(it.value, key)));
+    const right = 16 + Math.max(...texts.map((text) => measure(text)));
     function renderRow(params, api) {
       const i = params.dataIndex, it = found[i], { color, symbol } = look(theme, ofRun.get(chosen[i].name));
       const y = api.coord([0, i])[1], x = (value) => api.coord([value, i])[0];
@@ -46,10 +48,9 @@ const Charts = (() => {
           children.push({ type: "line", shape: { x1: at, x2: at, y1: y - 9, y2: y + 9 }, style: { stroke: theme.ink, lineWidth: 2 } });
         }
       }
-      const text = wide && marks ? written(it, key) : write(it.value, key);
       children.push({
         type: "text", silent: true,
-        style: { text, x: params.coordSys.x + params.coordSys.width + 10, y, verticalAlign: "middle", fill: theme.ink, fontSize: 12, fontFamily: theme.sans },
+        style: { text: texts[i], x: params.coordSys.x + params.coordSys.width + 10, y, verticalAlign: "middle", fill: theme.ink, fontSize: 12, fontFamily: theme.sans },
       });
       return { type: "group", children };
     }
@@ -153,7 +154,7 @@ const Charts = (() => {
       ];
     };
     const names = chosen.map((run) => cut(run.name, 24));
-    const boxes = labels(at.map(place), names.map((name) => measure(name)), [4, 4, width - 4, height - grid.bottom + 4]);
+    const boxes = labels(at.map(place), along(front.map(place)), names.map((name) => measure(name, true)), [4, 4, width - 4, height - grid.bottom + 4]);
     const option = {
       ...base(theme),
       grid,
@@ -186,9 +187,18 @@ const Charts = (() => {
     return { option, height };
   }
 
+  /* Points along a line, near enough that no label fits between two. */
+  function along(line) {
+    return line.slice(1).flatMap(([x, y], i) => {
+      const [x0, y0] = line[i], n = Math.ceil(Math.hypot(x - x0, y - y0) / 6);
+      return Array.from({ length: n }, (_, j) => [x0 + ((x - x0) * j) / n, y0 + ((y - y0) * j) / n]);
+    });
+  }
+
   /* Where each label goes: its box's left and top, free of points, of other labels and of the edge; null if nowhere. */
-  function labels(points, widths, [left, top, right, bottom]) {
-    const taken = points.map(([x, y]) => [x - 6, y - 6, x + 6, y + 6]);
+  function labels(points, others, widths, [left, top, right, bottom]) {
+    const around = (r) => ([x, y]) => [x - r, y - r, x + r, y + r];
+    const taken = [...points.map(around(6)), ...others.map(around(1))];
     const free = (box) =>
       box[0] >= left && box[1] >= top && box[2] <= right && box[3] <= bottom &&
       !taken.some((t) => box[0] < t[2] && box[2] > t[0] && box[1] < t[3] && box[3] > t[1]);

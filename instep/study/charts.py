@@ -72,10 +72,14 @@ def _bars(group: str, runs: Sequence[Found], against: str, best: float | None) -
     found = []
     if _some(runs, "auc"):
         line = "" if best is None else f" The dashed line is the best possible, {points(best)}."
-        note = f"Points, bars begin at chance; whiskers are 95 % intervals.{line}"
+        whiskers = "; whiskers are 95 % intervals" if _bounded(runs, "auc") else "; without intervals"
+        note = f"Points, bars begin at chance{whiskers}.{line}"
         found.append(Chart("bars", group, "AUC", note, (Shown("auc", "AUC"),), _told(runs, ["auc"])))
     if _some(runs, "auc_less"):
-        note = "AUC points on the same candidates; a filled mark has an interval without 0."
+        marks = (
+            "a filled mark has an interval without 0" if _bounded(runs, "auc_less") else "without intervals"
+        )
+        note = f"AUC points on the same candidates; {marks}."
         shown = (Shown("auc_less", "difference"),)
         title = f"Difference to {against}"
         found.append(Chart("differences", group, title, note, shown, _told(runs, ["auc_less"])))
@@ -105,9 +109,10 @@ def _bars(group: str, runs: Sequence[Found], against: str, best: float | None) -
 
 def _curves(study: Study, group: str, runs: Sequence[Found], against: str) -> list[Chart]:
     along = study.x_axis or "x"
+    bands = "Bands are 95 % intervals; the" if _bounded(runs, "auc") or _bounded(runs, "auc_less") else "The"
     found = []
     for title, note, measures in (
-        (f"Quality along {along}", f"Bands are 95 % intervals; the difference is to {against}.", QUALITY),
+        (f"Quality along {along}", f"{bands} difference is to {against}.", QUALITY),
         (f"What the search finds along {along}", "Dotted: what drawing at random would find.", FOUND),
         (
             f"Codes along {along}",
@@ -141,6 +146,12 @@ def _over_time(group: str, runs: Sequence[Found]) -> list[Chart]:
             told.append(f"{run.title}: NE {known[0]:.4f} in the first window, {known[-1]:.4f} in the last")
     note = "Each window of the log by itself, by event time. Below 1, NE beats the prior."
     return [Chart("time", group, "Over time", note, shown, ". ".join(told) or MISSING)]
+
+
+def _bounded(runs: Sequence[Found], key: str) -> bool:
+    """If any of them has an interval."""
+    found = [figure_of(run, key) for run in runs]
+    return any(f is not None and f.low is not None and f.high is not None for f in found)
 
 
 def _some(runs: Sequence[Found], key: str) -> bool:

@@ -151,8 +151,9 @@ const Plot = (() => {
     return [found.value, ...(found.low === null ? [] : [found.low, found.high])];
   }
 
-  function titleWidth(width) {
-    return Math.max(96, Math.min(230, Math.round(width * 0.38)));
+  /* Room for titles of rows: what they need, up to a good third. */
+  function titleWidth(width, needed) {
+    return Math.min(needed, Math.max(96, Math.min(250, Math.round(width * 0.4))));
   }
 
   function figure2(raw) {

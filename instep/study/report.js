@@ -13,8 +13,8 @@
   }
 
   const pen = document.createElement("canvas").getContext("2d");
-  function measure(text) {
-    pen.font = `12px ${getComputedStyle(root).getPropertyValue("--sans")}`;
+  function measure(text, bold) {
+    pen.font = `${bold ? 700 : 400} 12px ${getComputedStyle(root).getPropertyValue("--sans")}`;
     return Math.ceil(pen.measureText(text).width) + 2;
   }
 

@@ -8,6 +8,9 @@ from typing import NamedTuple
 from instep.study.results import Figure, Found, Study
 from instep.study.text import MISSING, figure, groups, points, points_more, reference_of, short_number
 
+MANY = 10
+"""Comparisons from which on it is said that some of them mislead."""
+
 
 class Headline(NamedTuple):
     """A figure to begin with."""
@@ -85,8 +88,8 @@ def _against(reference: Found, others: Sequence[Found]) -> str:
     if unsure:
         said += f" Intervals that contain 0 do not tell {reference.title} apart from {_listed(unsure)}."
     if bare := len(known) - len(sure):
-        which = "The difference" if bare == 1 else "The differences"
-        said += f" {which} of {bare} run{'s' * (bare > 1)} to it came without an interval, so chance is not ruled out."
+        whose = "The difference of 1 run" if bare == 1 else f"The differences of {bare} runs"
+        said += f" {whose} to {reference.title} came without an interval: chance is not ruled out."
     return said
 
 
@@ -140,5 +143,10 @@ def _scope(study: Study) -> str:
     if study.warmup:
         told += f", after {study.warmup:,} that were only learned"
     if study.seeds > 1:
-        return f"{told}; figures are means of {study.seeds} seeds."
-    return f"{told}. There is one seed: how much another would differ is not known."
+        told += f"; figures are means of {study.seeds} seeds."
+    else:
+        told += ". There is one seed: how much another would differ is not known."
+    n = sum(run.auc_less is not None and run.auc_less.low is not None for run in study.runs)
+    return (
+        f"{told} Of {n} intervals of differences about one in twenty misses by chance." if n >= MANY else told
+    )

@@ -148,7 +148,10 @@ def test_the_summary_names_the_leader_the_distance_to_the_best_and_what_is_not_t
 
 def test_one_seed_and_one_run_are_said_to_be_no_more_than_that() -> None:
     assert "There is one seed: how much another would differ is not known." in summary(made.twenty())[-1]
-    assert "came without an interval, so chance is not ruled out" in summary(made.twenty())[0]
+    assert (
+        "The differences of 9 runs to Model 0 came without an interval: chance is not ruled out."
+        in summary(made.twenty())[0]
+    )
     assert "It is the only run" in summary(made.hostile())[0]
 
 
