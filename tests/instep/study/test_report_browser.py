@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
 from playwright.sync_api import Browser, FloatRect, Page, sync_playwright
 
 from instep.study.charts import charts
@@ -17,6 +18,7 @@ from instep.study.folder import write_report
 from instep.study.results import Study
 from instep.study.text import value_of
 from tests.instep.study import made
+from tests.instep.study.strategies import studies
 from tests.services.servers import NotThere
 
 FLAGS = [
@@ -52,7 +54,6 @@ DRAWN = """() => {
   });
 }"""
 """Kind, group and measure of all that can be shown, and how many shapes have the colour of a run."""
-Open = Callable[..., Page]
 
 
 @pytest.fixture(scope="module")
@@ -67,29 +68,41 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture
-def opened(browser: Browser, tmp_path: Path) -> Iterator[Open]:
-    """Opens reports; at the end none has complained, and none has asked for anything but itself."""
-    complaints: list[str] = []
-    pages: list[Page] = []
+class Opening:
+    """Opens reports, and keeps what they complain of and what they ask for but themselves."""
 
-    def opened(study: Study, size: str = "desktop", **more: Any) -> Page:
-        path = write_report(study, tmp_path)
+    def __init__(self, browser: Browser, folder: Path) -> None:
+        self.browser, self.folder = browser, folder
+        self.pages: list[Page] = []
+        self.complaints: list[str] = []
+
+    def __call__(self, study: Study, size: str = "desktop", **more: Any) -> Page:
+        url = write_report(study, self.folder).as_uri()
         width, height = SIZES[size]
-        page = browser.new_page(viewport={"width": width, "height": height}, **more)
-        pages.append(page)
-        page.on("console", lambda said: complaints.append(f"{said.type}: {said.text}"))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("requestfailed", lambda request: complaints.append(f"failed: {request.url}"))
-        url = path.as_uri()
-        page.on("request", lambda r: None if r.url == url else complaints.append(f"asked for {r.url}"))
+        page = self.browser.new_page(viewport={"width": width, "height": height}, **more)
+        self.pages.append(page)
+        say = self.complaints.append
+        page.on("console", lambda said: say(f"{said.type}: {said.text}"))
+        page.on("pageerror", lambda error: say(str(error)))
+        page.on("requestfailed", lambda request: say(f"failed: {request.url}"))
+        page.on("request", lambda request: None if request.url == url else say(f"asked for {request.url}"))
         page.goto(url)
         return page
 
-    yield opened
-    for page in pages:
-        page.close()
-    assert complaints == []
+    def close(self) -> None:
+        """Close the pages; fails if there was a complaint."""
+        for page in self.pages:
+            page.close()
+        self.pages.clear()
+        assert self.complaints == []
+
+
+@pytest.fixture
+def opened(browser: Browser, tmp_path: Path) -> Iterator[Opening]:
+    """Opens reports; at the end none has complained."""
+    opening = Opening(browser, tmp_path)
+    yield opening
+    opening.close()
 
 
 def settled(page: Page) -> None:
@@ -105,7 +118,7 @@ def settled(page: Page) -> None:
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("make", made.EVERY)
 def test_every_chart_is_drawn_and_nothing_is_wider_than_the_page(
-    make: Callable[[], Study], size: str, opened: Open, tmp_path: Path
+    make: Callable[[], Study], size: str, opened: Opening, tmp_path: Path
 ) -> None:
     study = make()
     page = opened(study, size)
@@ -121,6 +134,19 @@ def test_every_chart_is_drawn_and_nothing_is_wider_than_the_page(
     assert len(page.screenshot(path=tmp_path / "page.png", full_page=True)) > 10_000
 
 
+@given(studies())
+@settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.too_slow])
+def test_any_study_is_drawn_without_a_complaint(
+    browser: Browser, tmp_path_factory: pytest.TempPathFactory, study: Study
+) -> None:
+    opening = Opening(browser, tmp_path_factory.mktemp("any"))
+    page = opening(study, "phone")
+    settled(page)
+    assert len(page.evaluate(DRAWN)) == sum(len(chart.measures) for chart in charts(study))
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    opening.close()
+
+
 def boxes(page: Page, texts: set[str], chart: str) -> list[FloatRect]:
     """Where the labels of a chart's points are."""
     found = page.locator(chart).first.locator("svg text").all()
@@ -129,7 +155,7 @@ def boxes(page: Page, texts: set[str], chart: str) -> list[FloatRect]:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_the_names_of_points_do_not_collide(size: str, opened: Open) -> None:
+def test_the_names_of_points_do_not_collide(size: str, opened: Opening) -> None:
     study = made.models()
     page = opened(study, size)
     settled(page)
@@ -146,7 +172,7 @@ def test_the_names_of_points_do_not_collide(size: str, opened: Open) -> None:
 
 
 def test_a_heading_sorts_by_its_column_downwards_then_upwards_and_what_is_not_known_comes_last(
-    opened: Open,
+    opened: Opening,
 ) -> None:
     study = made.models()
     page = opened(study)
@@ -164,7 +190,7 @@ def test_a_heading_sorts_by_its_column_downwards_then_upwards_and_what_is_not_kn
     assert page.locator("th[aria-sort=none]").count() == page.locator("thead th").count() - 1
 
 
-def test_a_run_is_turned_off_and_on_by_the_keyboard(opened: Open) -> None:
+def test_a_run_is_turned_off_and_on_by_the_keyboard(opened: Opening) -> None:
     study = made.models()
     page = opened(study)
     settled(page)
@@ -195,7 +221,7 @@ def ground(page: Page, dark: bool) -> float:
     return sum(map(int, re.findall(r"\d+", colour)[:3])) / 3
 
 
-def test_dark_and_light_follow_the_system_until_one_is_chosen(opened: Open) -> None:
+def test_dark_and_light_follow_the_system_until_one_is_chosen(opened: Opening) -> None:
     page = opened(made.staleness(), color_scheme="dark")
     settled(page)
     assert ground(page, dark=True) < 40
@@ -213,7 +239,7 @@ def test_dark_and_light_follow_the_system_until_one_is_chosen(opened: Open) -> N
     assert ground(page, dark=True) < 40
 
 
-def test_a_model_has_one_colour_in_every_chart_of_the_page(opened: Open) -> None:
+def test_a_model_has_one_colour_in_every_chart_of_the_page(opened: Opening) -> None:
     page = opened(made.models())
     settled(page)
     told = page.evaluate(
@@ -232,7 +258,7 @@ def test_a_model_has_one_colour_in_every_chart_of_the_page(opened: Open) -> None
         assert marks.count() > 0, chart
 
 
-def test_a_tooltip_shows_a_hostile_title_as_text(opened: Open) -> None:
+def test_a_tooltip_shows_a_hostile_title_as_text(opened: Opening) -> None:
     study = made.hostile()
     page = opened(study)
     settled(page)
@@ -246,7 +272,7 @@ def test_a_tooltip_shows_a_hostile_title_as_text(opened: Open) -> None:
     assert page.locator("img").count() == 0
 
 
-def test_a_narrower_window_draws_the_charts_again_for_it(opened: Open) -> None:
+def test_a_narrower_window_draws_the_charts_again_for_it(opened: Opening) -> None:
     page = opened(made.length())
     settled(page)
     page.set_viewport_size({"width": 360, "height": 740})
@@ -254,7 +280,7 @@ def test_a_narrower_window_draws_the_charts_again_for_it(opened: Open) -> None:
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
-def test_it_prints_in_light_colours_on_pages(opened: Open) -> None:
+def test_it_prints_in_light_colours_on_pages(opened: Opening) -> None:
     page = opened(made.models(), color_scheme="dark")
     settled(page)
     printed = page.pdf(format="A4")
