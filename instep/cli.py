@@ -127,6 +127,14 @@ def simulate(
     typer.echo(f"click-through rate {clicked.mean():.4f}, best possible AUC {auc(p, clicked):.4f}")
 
 
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="Folder of a study: with its study.json.")]) -> None:
+    """Draw report.html of a study again, from its study.json."""
+    from instep.study.folder import read, write_report
+
+    typer.echo(f"written to {write_report(read(folder), folder)}")
+
+
 @importing.command()
 def mind(folder: Folder, out: OutFolder) -> None:
     """MIND news: behaviors.tsv and news.tsv, with their real slates."""
@@ -241,6 +249,7 @@ def _expected() -> tuple[type[Exception], ...]:
     from instep.pipeline import TooManyDeadError
     from instep.scorebook import ScorebookError
     from instep.settings import SettingsError
+    from instep.study.folder import StudyError
     from instep.world import BadWorld
     from ranker.client import RankerError
     from stream.log import LogError, Unavailable
@@ -248,7 +257,7 @@ def _expected() -> tuple[type[Exception], ...]:
     from trainer.checkpoint import CheckpointError
     from trainer.table import TableFull
 
-    of_files = (LogError, BadDataset, CheckpointError, ScorebookError, RankerError, OSError)
+    of_files = (LogError, BadDataset, CheckpointError, ScorebookError, StudyError, RankerError, OSError)
     return (SettingsError, RedisSettingsError, BadWorld, TooManyDeadError, TableFull, Unavailable, *of_files)
 
 

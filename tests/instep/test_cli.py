@@ -16,14 +16,25 @@ import pyarrow.parquet as pq
 import pytest
 
 from instep import cli
+from instep.study.folder import read, write
+from instep.study.report import render
 from stream.events import Action, Event, Impression
 from stream.files import write_events
+from tests.instep.study import made
 from tests.worlds import damage, product
 from trainer import checkpoint
 from trainer.model.units import UNITS
 
 INSTEP = Path(sys.executable).with_name("instep")
-COMMANDS = (["replay"], ["demo"], ["simulate"], ["import"], ["import", "mind"], ["import", "movielens"])
+COMMANDS = (
+    ["replay"],
+    ["demo"],
+    ["simulate"],
+    ["report"],
+    ["import"],
+    ["import", "mind"],
+    ["import", "movielens"],
+)
 METRICS = {"candidates", "ctr", "auc", "ne", "gauc", "log_loss", "calibration", "errors"}
 KEYS = METRICS | {
     "model",
@@ -511,6 +522,24 @@ class TestImport:
             assert "got no folder" in refused("import", name, tmp_path / "gone", tmp_path / "log")
         assert "a folder with behaviors.tsv of MIND" in refused("import", "mind", movielens, tmp_path / "log")
         assert not list((tmp_path / "log").iterdir())
+
+
+class TestReport:
+    """A study's page, drawn again."""
+
+    def test_it_is_made_from_the_study_alone(self, done: Callable[..., str], tmp_path: Path) -> None:
+        write(made.bits(), tmp_path)
+        before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        (tmp_path / "report.html").write_text("old")
+        assert done("report", tmp_path) == f"written to {tmp_path}/report.html\n"
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+        assert before["report.html"].decode() == render(read(tmp_path))
+
+    def test_a_folder_without_one_is_one_line(self, refused: Refused, tmp_path: Path) -> None:
+        assert refused("report", tmp_path) == f"{tmp_path}/study.json: No such file or directory"
+        (tmp_path / "study.json").write_text('{"kind": "models"}')
+        assert refused("report", tmp_path).startswith(f"{tmp_path}/study.json: expected a study, got: ")
+        assert [path.name for path in tmp_path.iterdir()] == ["study.json"]
 
 
 def test_a_broken_promise_of_ours_keeps_its_traceback(
