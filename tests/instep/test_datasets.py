@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instep.datasets import HOUR_MS, MINUTE_MS, BadDataset, in_order, ticked
+from instep.datasets import HOUR_MS, MINUTE_MS, in_order, ticked
 from instep.mind import import_mind, parse_time
 from instep.movielens import import_movielens
+from instep.reading import BadDataset
 from stream.events import Action, Event, Impression, Tick, decode_event
 
 NEWS = """\
