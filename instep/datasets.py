@@ -88,22 +88,22 @@ def in_order(events: Iterable[Event]) -> Iterator[Event]:
         yield heappop(held)[2]
 
 
-def ticked(events: Iterable[Event]) -> Iterator[Event]:
+def ticked(events: Iterable[Event], longest_ms: int = 0) -> Iterator[Event]:
     """Put Ticks into a stream that is in order of time: see `with_ticks`.
 
     >>> clicks = [Action("click", "ada", "n7", at_ms) for at_ms in (5, 9_000_000)]
     >>> [event.at_ms for event in ticked(clicks)][:5]
     [5, 3600005, 7200005, 8999999, 9000000]
     """
-    return with_ticks((event.at_ms, event) for event in events)
+    return with_ticks(((event.at_ms, event) for event in events), longest_ms)
 
 
-def with_ticks(timed: Iterable[tuple[int, E]]) -> Iterator[E | Tick]:
+def with_ticks(timed: Iterable[tuple[int, E]], longest_ms: int = 0) -> Iterator[E | Tick]:
     """Put Ticks into a stream of times and events that is in order of time.
 
     One stands right before an event when the last is a minute old; through a gap they go on hour by hour,
-    because a joiner lets no record move its clock by more; and a day of them follows the last event, so that
-    every label becomes final.
+    because a joiner lets no record move its clock by more; and a day of them follows the last event, or more
+    where the longest attribution window is, so that every label becomes final.
     """
     now = tick = None
     for at_ms, event in timed:
@@ -119,4 +119,5 @@ def with_ticks(timed: Iterable[tuple[int, E]]) -> Iterator[E | Tick]:
         yield event
         now = at_ms
     if now is not None:
-        yield from (Tick(now + hour * HOUR_MS) for hour in range(1, 25))
+        n_hours = max(24, longest_ms // HOUR_MS + 1)
+        yield from (Tick(now + hour * HOUR_MS) for hour in range(1, n_hours + 1))

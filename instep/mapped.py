@@ -94,7 +94,7 @@ def import_mapped(
             (e.at_ms, encode_event(e)) for id_, shown in slates for e in _slate(id_, shown, known, account)
         )
         timed = by_time.sort(events, lambda share: progress.add(share * size))
-        account.n_events = write_events(out, with_ticks(timed))
+        account.n_events = write_events(out, with_ticks(timed, max(known.windows.values())))
     return account
 
 

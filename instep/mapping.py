@@ -83,6 +83,11 @@ class Mapping(Struct, frozen=True, forbid_unknown_fields=True):
     def behaviours(self) -> tuple[str, ...]:
         return (self.actions[0].kind,) if self.history_kinds is None else self.history_kinds
 
+    @property
+    def windows(self) -> dict[str, int]:
+        """Attribution windows in ms, by kind."""
+        return {a.kind: a.window_ms or max(a.after_ms, 1) for a in self.actions}
+
     def named(self) -> Iterator[tuple[str, str]]:
         """Every column that is named, and where."""
         yield from (("user", self.user), ("item", self.item), ("time.column", self.time.column))
@@ -101,10 +106,9 @@ class Mapping(Struct, frozen=True, forbid_unknown_fields=True):
         for f in self.features:
             numeric = {"kind": f.kind, "edges": list(f.edges)} if f.kind == "numeric" else {}
             features.append({"name": f.name, "of": f.of, **numeric})
-        windows = {a.kind: a.window_ms or max(a.after_ms, 1) for a in self.actions}
         return {
             "features": features,
-            "stream": {"windows": windows, "history_kinds": list(self.behaviours)},
+            "stream": {"windows": self.windows, "history_kinds": list(self.behaviours)},
         }
 
 
@@ -150,7 +154,7 @@ def _check_together(mapping: Mapping, path: str | Path) -> None:
     for i, action in enumerate(mapping.actions):
         where = f"actions[{i}]"
         if action.at is None:
-            window_ms = action.window_ms or max(action.after_ms, 1)
+            window_ms = mapping.windows[action.kind]
             fits = window_ms >= action.after_ms
             rules.append((f"{where}.window_ms", fits, f"at least the delay of {action.after_ms}", window_ms))
         else:

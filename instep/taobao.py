@@ -97,7 +97,7 @@ def import_taobao(
         rows = sorter.sort(_read(path, account, progress), lambda share: progress.add(share * size))
         slates = _Slates(negatives, window_s, seed, account)
         events = (event for at_s, kind, row in _in_one_order(rows) for event in slates.take(at_s, kind, row))
-        account.n_events = write_events(out, ticked(in_order(events)))
+        account.n_events = write_events(out, ticked(in_order(events), windows(window_s)["buy"]))
     return account
 
 

@@ -295,6 +295,14 @@ def test_ticks_leave_no_gap_that_a_joiner_would_doubt_and_no_event_a_minute_behi
     assert sum(isinstance(e, Tick) for e in stream) <= 24 + 11 + len(at)
 
 
+@given(times, st.integers(0, 50 * HOUR_MS))
+def test_ticks_go_on_until_the_longest_window_is_over(at: list[int], longest_ms: int) -> None:
+    clicks: list[Event] = [Action("click", "ada", "n7", at_ms) for at_ms in at]
+    stream = list(ticked(clicks, longest_ms))
+    assert stream[-1].at_ms > at[-1] + longest_ms
+    assert stream[-1].at_ms <= at[-1] + max(24 * HOUR_MS, longest_ms + HOUR_MS)
+
+
 @given(times)
 def test_clicks_behind_their_slate_are_put_in_order_of_time(at: list[int]) -> None:
     def each() -> list[Event]:
