@@ -131,6 +131,14 @@ def test_the_seed_decides_who_else_is_shown_and_nothing_else(tmp_path: Path) -> 
     assert actions_of(first) == actions_of(other)
 
 
+@pytest.mark.parametrize(("after_s", "is_within"), [(0, True), (WINDOW_S, True), (WINDOW_S + 1, False)])
+def test_the_last_second_of_the_window_is_within(tmp_path: Path, after_s: int, is_within: bool) -> None:
+    rows = [(1, 2, "pv", 0), (1, 4, "pv", 0), (1, 2, "pv", 5), (1, 2, "buy", 5 + after_s)]
+    stream, _ = taobao(tmp_path, as_csv(rows))
+    (slate,), bought = slates_of(stream), actions_of(stream)[-1]
+    assert (bought.kind, bought.impression) == ("buy", slate.id if is_within else None)
+
+
 def test_hash_randomisation_changes_nothing(tmp_path: Path) -> None:
     expected, account = taobao(tmp_path, as_csv(shop(100)), 2)
     where = f"{str(tmp_path)!r}, {str(tmp_path / 'out.jsonl')!r}"
