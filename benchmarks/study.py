@@ -56,7 +56,7 @@ RUNS = {
     "full": Run("full target attention", "full"),
     "full_2": Run("full target attention, sharpness 2", "full", sharpness=2.0),
     "full_quarter": Run("full target attention, sharpness 1/4", "full", sharpness=0.25),
-    "category": Run("last 48 of the same category", "category"),
+    "category": Run("last 48 of the same category", "sim_hard"),
     "average": Run("average pooling", "average"),
     "short": Run("short only: attention over the recent 16", "short"),
     "every_10": Run("codes every 10 steps", every=10),

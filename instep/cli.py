@@ -36,7 +36,8 @@ def replay(
     log: Annotated[Path, typer.Argument(help="Events: .jsonl[.gz|.zst], .parquet, or a folder of them.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for metrics.json and the scores.")],
     model: Annotated[
-        str | None, typer.Option(help="eta, average, short, category, exact or full. [settings: eta]")
+        str | None,
+        typer.Option(help="The interest unit: eta, full, average ..., see docs/models.md. [settings: eta]"),
     ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Folder; a run that was stopped goes on from there.")

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from trainer.batch import Batch
 from trainer.learner import Learner, locate
 from trainer.model.search import Found
-from trainer.model.units import make_unit
+from trainer.model.searches import make_search
 
 Topics = Callable[[NDArray[np.uint64]], NDArray[np.int64]]
 
@@ -37,15 +37,15 @@ def overlap(learner: Learner, batch: Batch, topics: Topics | None = None) -> Ove
         Hidden topic of item keys ``[n]``, where a simulator knows it.
     """
     config = learner.config
-    unit = learner.network.unit
-    exact = make_unit("exact", config.shape.n_coded).search
+    find = learner.network.reading.find
+    exact = make_search("inner", config.shape.n_coded)
     start, stop = batch.start[:-1], np.maximum(batch.start[:-1], batch.start[1:] - config.short)
     nothing = Overlap(float("nan"), float("nan"), float("nan"))
-    if unit.search is None or unit.reads != "picked" or exact is None:
+    if find is None:
         return nothing
     at = locate(learner.table, batch)
     young = learner.n_steps < config.warm_up_steps
-    found = unit.search(learner.table, batch, at, young)(start, stop, config.k)
+    found = find(learner.table, batch, at, young)(start, stop, config.k)
     best = exact(learner.table, batch, at, False)(start, stop, config.k)
     long = ((stop - start) > config.k)[batch.slate]
     if not long.any():

@@ -35,9 +35,13 @@ class StreamSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """[model]: the network and how it learns."""
 
-    unit: Literal["eta", "exact", "category", "full", "short", "average"] = "eta"
+    unit: Literal["short", "average", "sim_hard", "sim_soft", "eta", "sdim", "twin", "exact", "full"] = "eta"
+    search: Literal["own", "hamming", "inner", "category", "recent", "none"] = "own"
+    """How the unit finds behaviours, if not its own way."""
     dim: Annotated[int, Meta(ge=4, le=512)] = 32
     heads: Annotated[int, Meta(ge=1, le=64)] = 4
+    sharpness: Annotated[float, Meta(gt=0, le=100)] = 0.5
+    """Where the temperature of attention starts: the score of a unit vector with itself."""
     mlp: tuple[Annotated[int, Meta(ge=1, le=8192)], ...] = (200, 80)
     short: Annotated[int, Meta(ge=1, le=256)] = 16
     top_k: Annotated[int, Meta(ge=1, le=1024)] = 48
@@ -53,6 +57,11 @@ class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):
     init_std: Ratio = 0.05
     admit_after: Annotated[int, Meta(ge=1, le=255)] = 1
     born_from_category: bool = True
+
+    @property
+    def by_category(self) -> bool:
+        """Whether behaviours are found by the category."""
+        return self.search == "category" or (self.search == "own" and self.unit == "sim_hard")
 
 
 class TrainerSettings(Struct, frozen=True, forbid_unknown_fields=True):

@@ -80,12 +80,14 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         return LearnerConfig(
             shape=Shape(
                 unit=m.unit,
+                search="" if m.search == "own" else m.search,
                 dim=m.dim,
                 n_side=len(fields.side),
                 n_item_fields=len(fields.item),
                 n_coded=self.n_coded,
                 n_kinds=len(self.stream.windows),
                 heads=m.heads,
+                sharpness=m.sharpness,
                 mlp=m.mlp,
             ),
             seed=m.seed,
@@ -192,8 +194,8 @@ def _check_together(settings: Settings, where: str) -> None:
             model.bits,
         ),
         (
-            "model.unit",
-            model.unit != "category" or len(fields.item) > 1,
+            "model.search" if model.search == "category" else "model.unit",
+            not model.by_category or len(fields.item) > 1,
             "an item feature to be the category",
             "none declared",
         ),

@@ -12,8 +12,9 @@ from ranker.ranker import Model, NotReadyError, Scorer
 from stream.events import Version
 from trainer.batch import Batch
 from trainer.learner import locate
-from trainer.model.attention import Picked, TargetAttention
+from trainer.model.attention import TargetAttention
 from trainer.model.inputs import prepare
+from trainer.model.interest import see
 from trainer.model.simhash import hamming, item_codes
 
 
@@ -44,22 +45,22 @@ def explain(scorer: Scorer, model: Model, batch: Batch) -> Explained:
         Before the first publication, and for a model whose unit does not attend.
     """
     ranked = scorer.score(model, batch)
-    network, table, unit = model.network, model.table, model.network.unit
+    network, table = model.network, model.table
     young = scorer.is_young(ranked.version)
     at = locate(table, batch)
-    inputs = prepare(
-        table, batch, at, search=unit.search, reads=unit.reads, short=scorer.short, k=scorer.k, young=young
-    )
-    if network.short is None:
-        raise NotReadyError(f"explain: expected a unit that attends, got {network.shape.unit}")
-    rows = torch.from_numpy(table.rows[inputs.unique])
+    inputs = prepare(table, batch, at, network.reading, short=scorer.short, k=scorer.k, young=young)
+    rows = torch.from_numpy(table.rows[inputs.unique])[:, : network.shape.dim]
     target = rows[torch.from_numpy(inputs.items)].flatten(1)
-    middle, end = int(inputs.middle[0]), int(batch.start[1])
-    positions, weights = [np.arange(middle, end)], [_weights(network.short, target, rows, inputs.short)]
-    if network.long is not None and inputs.long is not None and unit.search is not None:
-        found = unit.search(table, batch, at, young)(batch.start[:-1], inputs.middle, scorer.k)
-        positions.insert(0, found.positions[0][found.positions[0] >= 0].astype(np.int64))
-        weights.insert(0, _weights(network.long, target, rows, inputs.long))
+    positions, weights, is_long = [], [], []
+    for unit, picked in ((network.long, inputs.long), (network.short, inputs.short)):
+        if isinstance(unit, TargetAttention) and picked is not None:
+            n = int(picked.count[picked.of[0]])
+            with torch.no_grad():
+                weights.append(unit.weights(see(target, rows, picked))[:, 0, :n].T.numpy())
+            positions.append(picked.positions[picked.of[0], :n].astype(np.int64))
+            is_long.append(np.full(n, unit is network.long))
+    if not positions:
+        raise NotReadyError(f"explain: expected a unit that attends, got {network.shape.unit}")
     n_coded = network.shape.n_coded
     query = item_codes(table.codes, at.items[:, :n_coded])
     where = np.concatenate(positions)
@@ -68,20 +69,7 @@ def explain(scorer: Scorer, model: Model, batch: Batch) -> Explained:
         version=ranked.version,
         is_young=young,
         positions=where,
-        is_long=where < middle,
+        is_long=np.concatenate(is_long),
         distances=hamming(query, item_codes(table.codes, at.sequence[where][:, :n_coded])),
         weights=np.concatenate(weights),
     )
-
-
-def _weights(
-    attention: TargetAttention, target: torch.Tensor, rows: torch.Tensor, picked: Picked
-) -> NDArray[np.float32]:
-    """``[n, H]``: the attention of the one candidate over the first list, as `trainer.model.attention` has it."""
-    n = int(picked.count[0])
-    index = torch.from_numpy(picked.index[0, :n].astype(np.int64))
-    gap = torch.from_numpy(picked.gap[0, :n].astype(np.int64))
-    with torch.no_grad():
-        x = rows[index].flatten(1)  # [n, D]
-        scores = attention.ask(target)[:, 0] @ x.T + attention.gap_bias[gap].T  # [H, n]
-        return scores.softmax(-1).T.numpy()

@@ -22,6 +22,7 @@ from tests.instep.importing import write
 from tests.instep.test_kuairand import NAMES, row
 from tests.worlds import damage, product
 from trainer import checkpoint
+from trainer.model.units import UNITS
 
 INSTEP = Path(sys.executable).with_name("instep")
 IMPORTS = ("mind", "movielens", "taobao", "kuairand", "csv")
@@ -213,7 +214,7 @@ def test_a_command_line_that_is_none_says_which_part_and_where_help_is(
     [
         (
             ["--model", "dnn"],
-            "settings: model.unit: expected one of eta, exact, category, full, short, average, got 'dnn'",
+            f"settings: model.unit: expected one of {', '.join(UNITS)}, got 'dnn'",
         ),
         (["--seed", "-1"], "settings: model.seed: expected `int` >= 0, got -1"),
         (
@@ -531,9 +532,9 @@ class TestImport:
         self.check_replay(done, out, tmp_path / "out")
 
     def check_replay(self, done: Callable[..., str], log: Path, out: Path) -> None:
-        done("replay", log, "--out", out, "--model", "category")
+        done("replay", log, "--out", out, "--model", "sim_hard")
         found = metrics(out)
-        assert found["model"] == "category"
+        assert found["model"] == "sim_hard"
         assert found["candidates"] > 20
         assert 0 < found["ctr"] < 0.6
         assert not {name for name in found["counts"] if name.startswith(("dead", "late", "orphan"))}

@@ -216,7 +216,7 @@ class TestOverlap:
         learner, batch = learnt("eta")
         k, short, table = learner.config.k, learner.config.short, learner.table
         at = locate(table, batch)
-        search = learner.network.unit.search
+        search = learner.network.reading.find
         assert search is not None
         start, stop = batch.start[:-1], np.maximum(batch.start[:-1], batch.start[1:] - short)
         picked = search(table, batch, at, False)(start, stop, k).positions

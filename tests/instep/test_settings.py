@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from math import inf, nan
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import msgspec
 import pytest
@@ -13,12 +13,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from instep.sections import ModelSettings
 from instep.settings import Settings, SettingsError, check, load
 from stream.fields import Fields
 from stream.join import Joiner
 from trainer.batcher import Batcher
 from trainer.model.ctr import Network
 from trainer.model.simhash import make_planes
+from trainer.model.units import UNITS
 
 ITEM = {"name": "a", "of": "item"}
 
@@ -38,7 +40,7 @@ def test_without_a_file_everything_has_a_default() -> None:
         ({"model": {"mlp": [80, 0]}}, "model.mlp[1]: expected `int` >= 1, got 0"),
         (
             {"model": {"unit": "etta"}},
-            "model.unit: expected one of eta, exact, category, full, short, average, got 'etta'",
+            f"model.unit: expected one of {', '.join(UNITS)}, got 'etta'",
         ),
         ({"model": {"bits": 100}}, "model.bits: expected one of 64, 128, 192, 256, got 100"),
         ({"model": {"heads": 5}}, "model.heads: expected a divisor of dim times item fields = 64, got 5"),
@@ -46,7 +48,7 @@ def test_without_a_file_everything_has_a_default() -> None:
         ({"modle": {}}, "modle: expected a setting that exists, got this one"),
         ({"model": 3}, "model: expected `object`, got 3"),
         (
-            {"model": {"unit": "category"}, "features": []},
+            {"model": {"unit": "sim_hard"}, "features": []},
             "model.unit: expected an item feature to be the category, got none declared",
         ),
         (
@@ -121,7 +123,7 @@ def test_other_model_settings_are_checked_like_a_file() -> None:
         Settings().model, unit="full", seed=7
     )
     assert Settings().with_model() == Settings()
-    with pytest.raises(SettingsError, match=r"settings: model\.unit: expected one of eta, .*, got 'din'"):
+    with pytest.raises(SettingsError, match=r"settings: model\.unit: expected one of short, .*, got 'din'"):
         Settings().with_model(unit="din")
     with pytest.raises(SettingsError, match=r"settings: model\.seed: expected `int` >= 0, got -1"):
         Settings().with_model(seed=-1)
@@ -142,7 +144,7 @@ models = st.fixed_dictionaries(
         "bits": st.sampled_from([64, 128, 192, 256]),
         "coded": st.integers(1, 8),
         "mlp": st.lists(st.integers(1, 5), max_size=2),
-        "unit": st.sampled_from(["eta", "exact", "category", "full", "short", "average"]),
+        "unit": st.sampled_from(list(UNITS)),
     }
 )
 
@@ -210,3 +212,7 @@ def test_no_error_shows_what_is_secret(section: str, wrong: dict[str, object]) -
     assert str(told.value).startswith(f"settings: {section}.")
     assert str(told.value).endswith("got one that is not shown")
     assert "secret" not in str(told.value)
+
+
+def test_the_units_that_can_be_set_are_those_there_are() -> None:
+    assert get_args(get_type_hints(ModelSettings)["unit"]) == tuple(UNITS)

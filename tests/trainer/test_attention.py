@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from trainer.model.attention import N_GAPS, Picked, TargetAttention, attend, attend_torch
+from trainer.model.attention import TargetAttention, attend, attend_shared, attend_torch
+from trainer.model.interest import N_GAPS, Picked
 
 torch.set_num_threads(1)
 
@@ -26,7 +27,8 @@ def make_picked(rng: np.random.Generator, counts: list[int], k: int, n_rows: int
     for r, count in enumerate(counts):
         index[r, :count] = rng.integers(0, n_rows, (count, FIELDS))
         gap[r, :count] = rng.integers(0, N_GAPS, count)
-    return Picked(index, np.array(counts, np.int32), gap, rng.integers(0, len(counts), n))
+    positions = np.where(np.arange(k) < np.array(counts)[:, None], np.arange(k), -1).astype(np.int32)
+    return Picked(index, np.array(counts, np.int32), gap, rng.integers(0, len(counts), n), positions)
 
 
 def tensors(
@@ -72,6 +74,22 @@ def test_gradients_of_plain_torch_are_those_of_differences() -> None:
     assert torch.autograd.gradcheck(lambda q, x, b: attend_torch(q, x, b, picked), inputs, fast_mode=True)
 
 
+@given(seed=st.integers(0, 10**6), counts=st.lists(st.integers(0, 5), min_size=1, max_size=4))
+@settings(max_examples=40, deadline=None)
+def test_matrix_products_over_shared_lists_are_the_same_attention(seed: int, counts: list[int]) -> None:
+    rng = np.random.default_rng(seed)
+    picked = make_picked(rng, counts, 5, n_rows=6, n=7)
+    picked = replace(picked, of=np.sort(picked.of))
+    inputs = tensors(rng, 7, 6, torch.float64)
+    out, expected = attend_shared(*inputs, picked), attend_torch(*inputs, picked)
+    torch.testing.assert_close(out, expected)
+    grad = torch.tensor(rng.normal(size=out.shape))
+    for got, wanted in zip(
+        torch.autograd.grad(out, inputs, grad), torch.autograd.grad(expected, inputs, grad), strict=True
+    ):
+        torch.testing.assert_close(got, wanted)
+
+
 @pytest.mark.parametrize("run", [attend, attend_torch])
 def test_an_empty_list_gives_zeros_and_no_gradient(run: object) -> None:
     assert callable(run)
@@ -109,7 +127,8 @@ def test_weights_far_apart_do_not_overflow() -> None:
 def test_candidates_that_share_a_list_get_what_lists_of_their_own_would_give() -> None:
     rng = np.random.default_rng(5)
     shared = replace(make_picked(rng, [4, 3], 4, n_rows=6, n=5), of=np.array([0, 0, 0, 1, 1]))
-    own = Picked(shared.index[shared.of], shared.count[shared.of], shared.gap[shared.of], np.arange(5))
+    of = shared.of
+    own = Picked(shared.index[of], shared.count[of], shared.gap[of], np.arange(5), shared.positions[of])
     inputs = tensors(rng, 5, 6, torch.float32)
     a, b = attend(*inputs, shared), attend(*inputs, own)
     assert a.tolist() == b.tolist()

@@ -17,11 +17,12 @@ from tests.trainer.samples import CAPACITY, N_FIELDS, SHAPE, START_MS, as_batch,
 from trainer.batch import Batch
 from trainer.learner import locate, meet, predict
 from trainer.model import inputs as inputs_module
-from trainer.model.attention import N_GAPS, TargetAttention
 from trainer.model.ctr import Network
-from trainer.model.inputs import Finder, Inputs, Located, Rows, prepare
+from trainer.model.inputs import Finder, Inputs, Located, Reading, Rows, prepare
+from trainer.model.interest import N_GAPS, Picked
+from trainer.model.searches import RADII, make_search
 from trainer.model.simhash import hamming, make_planes
-from trainer.model.units import RADII, UNITS, make_unit
+from trainer.model.units import UNITS
 from trainer.table import EmbeddingTable
 
 torch.set_num_threads(1)
@@ -41,18 +42,25 @@ AGES = sample(
 )
 
 
-def make_table(samples: list[Sample]) -> EmbeddingTable:
+def make_table(samples: list[Sample], dim: int = SHAPE.dim) -> EmbeddingTable:
     """A table that knows the keys of all samples but a few, with rows of any direction."""
-    planes = make_planes(SHAPE.n_coded, SHAPE.dim, 64, seed=5)
-    table = EmbeddingTable(SHAPE.dim, 4, planes, seed=5, init_std=0.5, capacity=CAPACITY)
+    planes = make_planes(SHAPE.n_coded, dim, 64, seed=5)
+    table = EmbeddingTable(dim, 4, planes, seed=5, init_std=0.5, capacity=CAPACITY)
     meet(table, as_batch(samples), 1)
     slots = np.arange(1, table.n_rows + 1)
-    grads = np.random.default_rng(6).normal(size=(len(slots), SHAPE.dim)).astype(np.float32)
+    grads = np.random.default_rng(6).normal(size=(len(slots), dim)).astype(np.float32)
     table.learn(slots, grads, 0.05, 2)
     return table
 
 
-TABLE = make_table([*SAMPLES[:-3], AGES])  # the last users' rows, and maybe items', are not there
+KNOWN = [*SAMPLES[:-3], AGES]  # the last users' rows, and maybe items', are not there
+TABLE = make_table(KNOWN)
+WIDER = make_table(KNOWN, replace(SHAPE, unit="sim_soft").row_dim)
+
+
+def table_of(unit: str) -> EmbeddingTable:
+    """One whose rows are as wide as the unit's."""
+    return WIDER if UNITS[unit].sample else TABLE
 
 
 def make_network(unit: str) -> Network:
@@ -68,7 +76,7 @@ NETWORKS = {unit: make_network(unit) for unit in UNITS}
 
 
 def score(unit: str, samples: list[Sample], k: int = K, short: int = SHORT) -> Doubles:
-    return predict(NETWORKS[unit], TABLE, as_batch(samples), short, k)[:, 0].astype(np.float64)
+    return predict(NETWORKS[unit], table_of(unit), as_batch(samples), short, k)[:, 0].astype(np.float64)
 
 
 class Oracle:
@@ -110,7 +118,7 @@ class Oracle:
             codes, code = (np.bitwise_or.reduce(TABLE.codes[s], axis=-2) for s in (slots, target))
             near = -hamming(codes, code).astype(np.float64)
             return near, near
-        if self.unit == "category":
+        if self.unit == "sim_hard":
             of, wanted = self.batch.sequence[:, 1], self.batch.items[c, 1]
             same = ((of == wanted) & (of != 0)).astype(np.float64)
             return same, same
@@ -119,7 +127,7 @@ class Oracle:
         return x @ t, x @ t / np.where(lengths > 0, lengths, 1)
 
     def counts(self, near: Doubles) -> list[int]:
-        if self.unit == "category":
+        if self.unit == "sim_hard":
             return [int((near > 0).sum())]
         radii = [-round(r * 64) if self.unit == "eta" else cos(pi * r) for r in RADII]
         return [int((near >= r).sum()) for r in radii]
@@ -138,7 +146,7 @@ class Oracle:
             if self.unit != "short":
                 long = everything[: self.middle]
                 counts += self.counts(within[: self.middle])
-                if self.unit == "category":
+                if self.unit == "sim_hard":
                     long = [j for j in long if near[j]]
                 if self.unit != "full":
                     nearest = sorted(long, key=lambda j: (-near[j], -j))[: self.k]
@@ -155,9 +163,9 @@ class Oracle:
         return 1 / (1 + float(np.exp(-logit)))
 
 
-@pytest.mark.parametrize("unit", UNITS)
+@pytest.mark.parametrize("unit", ["short", "average", "sim_hard", "eta", "exact", "full"])
 @pytest.mark.parametrize(("k", "short"), [(K, SHORT), (1, 0), (100, 16)])
-def test_every_unit_scores_as_one_candidate_at_a_time_in_numpy(unit: str, k: int, short: int) -> None:
+def test_the_network_scores_as_one_candidate_at_a_time_in_numpy(unit: str, k: int, short: int) -> None:
     samples = [*SAMPLES, AGES]
     got = score(unit, samples, k, short)
     expected = [
@@ -192,9 +200,12 @@ def test_every_unit_takes_sequences_of_none_and_of_one(unit: str, length: int) -
 def test_gradients_flow_through_batches_with_empty_sequences(unit: str) -> None:
     batch = as_batch([*make_samples(2, seed=3, lengths=[0]), SAMPLES[0]])
     inputs = see(unit, batch)
-    rows = torch.from_numpy(TABLE.rows[inputs.unique]).requires_grad_()
+    rows = torch.from_numpy(table_of(unit).rows[inputs.unique]).requires_grad_()
     network = make_network(unit)
-    network(rows, inputs).sum().backward()
+    out = network(rows, inputs).sum()
+    for extra in (network.extra_loss, network.extra_logits):
+        out = out if extra is None else out + extra.sum()
+    out.backward()
     assert rows.grad is not None
     assert rows.grad.isfinite().all()
     assert all(w.grad is not None and w.grad.isfinite().all() for w in network.parameters())
@@ -206,12 +217,11 @@ def test_full_attention_is_picked_attention_when_everything_is_picked() -> None:
     assert not np.allclose(score("full", SAMPLES), score("exact", SAMPLES, k=2), rtol=1e-3)
 
 
-@pytest.mark.parametrize("unit", ["eta", "exact"])
+@pytest.mark.parametrize("unit", ["hamming", "inner"])
 def test_a_young_model_compares_all_coded_fields_but_the_id(unit: str) -> None:
     batch = as_batch(SAMPLES)
     at = locate(TABLE, batch)
-    search = make_unit(unit, SHAPE.n_coded).search
-    assert search is not None
+    search = make_search(unit, SHAPE.n_coded)
     start, stop = batch.start[:-1], batch.start[1:]
     blind = Located(at.side, at.items.copy(), at.sequence.copy())
     blind.items[:, 0] = blind.sequence[:, 0] = 0  # the null row: no bits, no length
@@ -220,8 +230,7 @@ def test_a_young_model_compares_all_coded_fields_but_the_id(unit: str) -> None:
     grown = search(TABLE, batch, at, False)(start, stop, K)
     assert young.positions.tolist() == expected.positions.tolist()
     assert young.positions.tolist() != grown.positions.tolist()
-    alone = make_unit(unit, 1).search  # where the id alone is coded there is nothing else to go by
-    assert alone is not None
+    alone = make_search(unit, 1)  # where the id alone is coded there is nothing else to go by
     either = [alone(TABLE, batch, at, young)(start, stop, K) for young in (True, False)]
     assert either[0].positions.tolist() == either[1].positions.tolist()
 
@@ -237,8 +246,8 @@ def test_codes_and_products_pick_the_same_when_k_covers_everything() -> None:
 
 
 def see(unit: str, batch: Batch, k: int = K) -> Inputs:
-    u = make_unit(unit, SHAPE.n_coded)
-    return prepare(TABLE, batch, locate(TABLE, batch), search=u.search, reads=u.reads, short=SHORT, k=k)
+    table = table_of(unit)
+    return prepare(table, batch, locate(table, batch), NETWORKS[unit].reading, short=SHORT, k=k)
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -249,32 +258,38 @@ def test_rows_are_numbered_in_the_order_of_first_use(unit: str) -> None:
     assert (inputs.unique[inputs.items] == at.items).all()
     assert (inputs.unique[inputs.side] == at.side).all()
     used = [inputs.items.ravel(), inputs.side.ravel()]
-    for b, (middle, stop) in enumerate(zip(inputs.middle, batch.start[1:], strict=True)):
-        n = inputs.short.count[b]
-        assert n == stop - middle == min(SHORT, stop - batch.start[b])
-        assert (inputs.unique[inputs.short.index[b, :n]] == at.sequence[middle:stop]).all()
-    for picked in (inputs.short, inputs.long):
-        if picked is not None:
-            used += [i[:n].ravel() for i, n in zip(picked.index, picked.count, strict=True)]
-    if inputs.sequence is not None:
-        assert (inputs.unique[inputs.sequence] == at.sequence).all()
-        used.append(inputs.sequence.ravel())
+    for picked in (inputs.short, inputs.long, inputs.sampled):
+        if picked is None:
+            continue
+        for r, n in enumerate(picked.count):
+            places = picked.positions[r, :n]
+            assert (picked.positions[r, n:] == -1).all()
+            assert (np.diff(places) > 0).all()
+            assert (inputs.unique[picked.index[r, :n]] == at.sequence[places]).all()
+            used.append(picked.index[r, :n].ravel().astype(np.int64))
+    if inputs.short is not None:
+        for b, stop in enumerate(batch.start[1:]):
+            first = max(batch.start[b], stop - SHORT)
+            assert inputs.short.positions[b, : inputs.short.count[b]].tolist() == list(range(first, stop))
     numbers = np.concatenate(used)
     assert list(dict.fromkeys(numbers.tolist())) == list(range(len(inputs.unique)))
 
 
 def test_a_time_gap_is_the_bit_length_of_its_seconds() -> None:
     batch = as_batch([*SAMPLES, AGES])
-    inputs = see("full", batch)
-    assert inputs.gap is not None
+    everything = see("average", batch).long
+    assert everything is not None
+    gap = np.concatenate([g[:n] for g, n in zip(everything.gap, everything.count, strict=True)])
     sample_of = np.repeat(np.arange(batch.n_samples), np.diff(batch.start))
     gaps_ms = batch.at_ms[sample_of] - batch.sequence_at
     expected = [min(max(0, int(ms) // 1000).bit_length(), N_GAPS - 1) for ms in gaps_ms]
-    assert inputs.gap.tolist() == expected
+    assert gap.tolist() == expected
     assert set(expected) == set(range(N_GAPS))
-    for b, n in enumerate(inputs.short.count):
+    recent = see("eta", batch).short
+    assert recent is not None
+    for b, n in enumerate(recent.count):
         stop = batch.start[b + 1]
-        assert inputs.short.gap[b, :n].tolist() == expected[stop - n : stop]
+        assert recent.gap[b, :n].tolist() == expected[stop - n : stop]
 
 
 def test_a_batch_that_fails_leaves_nothing_behind_in_the_numbering() -> None:
@@ -285,7 +300,7 @@ def test_a_batch_that_fails_leaves_nothing_behind_in_the_numbering() -> None:
         raise RuntimeError("search")
 
     with pytest.raises(RuntimeError, match="search"):
-        prepare(TABLE, batch, locate(TABLE, batch), search=fails, reads="picked", short=SHORT, k=K)
+        prepare(TABLE, batch, locate(TABLE, batch), Reading(find=fails), short=SHORT, k=K)
     again = see("exact", batch)
     assert again.unique.tolist() == expected.unique.tolist()
     assert again.items.tolist() == expected.items.tolist()
@@ -303,14 +318,51 @@ def test_numberings_at_the_same_time_do_not_mix() -> None:
 
 
 def test_an_unknown_unit_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"model: expected one of eta, exact, .*, got 'magic'"):
-        make_unit("magic", 2)
-    assert [make_unit(unit, 2).attends for unit in UNITS] == [unit != "average" for unit in UNITS]
+    with pytest.raises(ValueError, match=r"model: expected one of short, average, .*, got 'magic'"):
+        Network(replace(SHAPE, unit="magic"))
 
 
-def test_attention_is_built_where_it_is_used_only() -> None:
-    n_attentions = {
-        unit: sum(isinstance(m, TargetAttention) for m in network.modules())
-        for unit, network in NETWORKS.items()
-    }
-    assert n_attentions == {"eta": 2, "exact": 2, "category": 2, "full": 2, "short": 1, "average": 0}
+def of_lists(unit: str, search: str, batch: Batch, k: int = K) -> tuple[Inputs, Picked]:
+    """What a unit reads by that search, with the list that is not its short part."""
+    network = Network(replace(SHAPE, unit=unit, search=search))
+    inputs = prepare(TABLE, batch, locate(TABLE, batch), network.reading, short=SHORT, k=k)
+    assert inputs.long is not None
+    return inputs, inputs.long
+
+
+@pytest.mark.parametrize("search", ["hamming", "inner", "category", "recent", "none"])
+def test_how_behaviours_are_found_is_free_of_what_reads_them(search: str) -> None:
+    batch = as_batch([*SAMPLES, AGES])
+    _, apart = of_lists("eta", search, batch)
+    _, whole = of_lists("average", search, batch)
+    for n, b in enumerate(batch.slate):
+        start, stop = batch.start[b], batch.start[b + 1]
+        middle = max(start, stop - SHORT)
+        picked, both = ([p for p in of.positions[of.of[n]].tolist() if p >= 0] for of in (apart, whole))
+        assert both == picked + list(range(middle, stop))
+        if search in ("none", "recent"):
+            assert picked == list(range(start if search == "none" else max(start, middle - K), middle))
+        else:
+            found = make_search(search, SHAPE.n_coded)(TABLE, batch, locate(TABLE, batch), False)
+            ends = batch.start[:-1], np.maximum(batch.start[:-1], batch.start[1:] - SHORT)
+            assert picked == [p for p in found(*ends, K).positions[n].tolist() if p >= 0]
+
+
+def test_a_search_in_place_of_a_units_own_is_that_units_own_elsewhere() -> None:
+    network = Network(replace(SHAPE, unit="eta", search="inner"))
+    network.load_state_dict(NETWORKS["exact"].state_dict())
+    p = predict(network, TABLE, as_batch(SAMPLES), SHORT, K)[:, 0]
+    assert p.tolist() == score("exact", SAMPLES).tolist()
+
+
+def test_a_unit_that_does_not_search_by_its_own_attention_says_so() -> None:
+    with pytest.raises(ValueError, match="expected a unit that searches by its own attention, got 'eta'"):
+        Network(replace(SHAPE, unit="eta", search="attention"))
+
+
+def test_a_whole_unit_is_all_that_reads_the_sequence() -> None:
+    assert NETWORKS["average"].short is None
+    assert NETWORKS["short"].long is None
+    for name, network in NETWORKS.items():
+        assert (network.short is None) == UNITS[name].whole
+        assert (network.long is None) == (UNITS[name].read is None)

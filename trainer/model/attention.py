@@ -16,23 +16,21 @@ Source: Vaswani et al. 2017, section 3.2; ETA, arXiv 2108.04468, section 3.3.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from trainer.jit import F, compiled
+from trainer.model.interest import N_GAPS, Interest, Picked, Seen, see
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int32]
 Bytes = NDArray[np.uint8]
 Numbers = NDArray[np.int64]
-
-N_GAPS = 32
-"""Buckets of the time gap between a behaviour and the impression: the bit length of its seconds."""
 
 
 def _fast(function: F) -> F:
@@ -42,24 +40,11 @@ def _fast(function: F) -> F:
     return compiled(function, fastmath={"reassoc", "contract", "nsz"})
 
 
-@dataclass(frozen=True)
-class Picked:
-    """The behaviours that each candidate attends over, as rows of the batch's embedding matrix.
-
-    ``R`` lists of up to ``k`` behaviours; several candidates may share one list.
-    """
-
-    index: NDArray[np.int32]
-    """``[R, k, F]`` rows of the embedding matrix; places from ``count`` on are not read."""
-    count: NDArray[np.int32]
-    """``[R]``."""
-    gap: NDArray[np.uint8]
-    """``[R, k]`` bucket of the time since, ``< N_GAPS``."""
-    of: NDArray[np.int64]
-    """``[N]``: the list of each candidate."""
+LONG = 128
+"""Lists that may be longer and are shared by the candidates of a slate are attended over by matrix products."""
 
 
-class TargetAttention(nn.Module):
+class TargetAttention(Interest):
     """Attention of a candidate over its picked behaviours; heads start on blocks of their own.
 
     Parameters
@@ -72,8 +57,8 @@ class TargetAttention(nn.Module):
         ``W_q' W_k`` starts as so many times the identity: the score of a unit vector with itself, over all heads.
     """
 
-    def __init__(self, dim: int, heads: int, sharpness: float = 0.5) -> None:
-        super().__init__()
+    def __init__(self, dim: int, heads: int, sharpness: float = 0.5, fields: int = 1) -> None:
+        super().__init__(dim, heads, sharpness, fields)
         blocks = torch.eye(dim).view(heads, dim // heads, dim)
         self.query = nn.Parameter(sharpness * blocks)  # [H, D / H, D]
         self.key = nn.Parameter(blocks.clone())
@@ -82,8 +67,25 @@ class TargetAttention(nn.Module):
 
     def forward(self, target: Tensor, rows: Tensor, picked: Picked) -> Tensor:
         """``target`` ``[N, D]``, ``rows`` ``[U, d]`` -> ``[N, D]``; zeros where nothing was picked."""
-        run = attend if rows.device.type == "cpu" and rows.dtype == torch.float32 else attend_torch
-        return self.mix(run(self.ask(target), rows, self.gap_bias, picked))
+        if picked.index.shape[1] > LONG and len(picked.of) > len(picked.count):
+            return self.mix(attend_shared(self.ask(target), rows, self.gap_bias, picked))
+        if rows.device.type == "cpu" and rows.dtype == torch.float32:
+            return self.mix(attend(self.ask(target), rows, self.gap_bias, picked))
+        return self.read(see(target, rows, picked))
+
+    def read(self, seen: Seen) -> Tensor:
+        alpha = self.weights(seen)
+        return self.mix(torch.einsum("hnk,nkd->hnd", alpha, seen.x[seen.of]))
+
+    def weigh(self, seen: Seen) -> Tensor:
+        """Mean of the heads' weights."""
+        return self.weights(seen).mean(0)
+
+    def weights(self, seen: Seen) -> Tensor:
+        """Of each head ``[H, N, k]``; those of a list that is not empty sum up to 1."""
+        scores = torch.einsum("hnd,nkd->hnk", self.ask(seen.target), seen.x[seen.of])
+        scores = scores + self.gap_bias[seen.gap].permute(2, 0, 1)[:, seen.of]
+        return softmax(scores, seen.filled[seen.of])
 
     def ask(self, target: Tensor) -> Tensor:
         """Queries with the key projection absorbed: ``[N, D]`` -> ``[H, N, D]``."""
@@ -94,6 +96,14 @@ class TargetAttention(nn.Module):
     def mix(self, attended: Tensor) -> Tensor:
         """The value projection, after the sum: ``[H, N, D]`` -> ``[N, D]``, heads side by side."""
         return torch.bmm(attended, self.value.transpose(1, 2)).transpose(0, 1).flatten(1)
+
+
+def softmax(scores: Tensor, filled: Tensor) -> Tensor:
+    """Softmax over the last dimension of what is filled; zeros elsewhere, and for an empty list.
+
+    What is not a number stays so, to be seen.
+    """
+    return scores.masked_fill(~filled, -torch.inf).softmax(-1).masked_fill(~filled, 0.0)
 
 
 def attend(queries: Tensor, rows: Tensor, gap_bias: Tensor, picked: Picked) -> Tensor:
@@ -117,17 +127,28 @@ def attend(queries: Tensor, rows: Tensor, gap_bias: Tensor, picked: Picked) -> T
 
 def attend_torch(queries: Tensor, rows: Tensor, gap_bias: Tensor, picked: Picked) -> Tensor:
     """The same as ``attend`` in plain torch: any device, any dtype, any number of derivatives."""
-    device = rows.device
-    of = torch.as_tensor(picked.of, device=device)
-    k = picked.index.shape[1]
-    filled = torch.arange(k, device=device) < torch.as_tensor(picked.count, device=device)[:, None]  # [R, k]
-    index = torch.as_tensor(picked.index, device=device).long().where(filled[:, :, None], 0)
-    gap = torch.as_tensor(picked.gap, device=device).long().where(filled, 0)
-    x = rows[index].flatten(2)[of]  # [N, k, D]
-    scores = torch.einsum("hnd,nkd->hnk", queries, x) + gap_bias[gap].permute(2, 0, 1)[:, of]
-    scores = scores.masked_fill(~filled[of], -torch.inf)
-    alpha = scores.softmax(-1).masked_fill(~filled[of], 0.0)  # an empty list; what is not a number stays so
-    return torch.einsum("hnk,nkd->hnd", alpha, x)
+    seen = see(queries[0], rows, picked)
+    x = seen.x[seen.of]  # [N, k, D]
+    scores = torch.einsum("hnd,nkd->hnk", queries, x) + gap_bias[seen.gap].permute(2, 0, 1)[:, seen.of]
+    return torch.einsum("hnk,nkd->hnd", softmax(scores, seen.filled[seen.of]), x)
+
+
+def attend_shared(queries: Tensor, rows: Tensor, gap_bias: Tensor, picked: Picked) -> Tensor:
+    """The same once more, for long lists that many candidates share: two matrix products a list.
+
+    Candidates of one list stand side by side.
+    """
+    index = torch.as_tensor(picked.index, device=rows.device)
+    gap = torch.as_tensor(picked.gap, device=rows.device).long()
+    n_each = np.bincount(picked.of, minlength=len(picked.count)).tolist()
+    out = []
+    for r, q in enumerate(torch.split(queries.transpose(0, 1), n_each)):  # [C, H, D]
+        n = int(picked.count[r])
+        x = functional.embedding(index[r, :n], rows).flatten(1)  # [L, D]
+        bias = functional.embedding(gap[r, :n], gap_bias).T  # [H, L]
+        alpha = (torch.matmul(q.flatten(0, 1), x.T).view(*q.shape[:2], n) + bias).softmax(-1)  # [C, H, L]
+        out.append((alpha.flatten(0, 1) @ x).view(q.shape))
+    return torch.cat(out).transpose(0, 1)
 
 
 class _Attend(torch.autograd.Function):

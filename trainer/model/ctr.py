@@ -6,6 +6,8 @@
     long part  --> unit -------+--> vector, dot with the target +
     how many were near (counts) --------------------------------+
 
+A unit that is whole reads both parts as one list, and there is one vector.
+
 The rows of the embedding table come in as one matrix ``[U, d]`` and are not parameters: the table learns them itself.
 """
 
@@ -14,14 +16,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from trainer.model.attention import TargetAttention
-from trainer.model.inputs import Inputs
-from trainer.model.units import Unit, make_unit
+from trainer.model.inputs import Inputs, Reading
+from trainer.model.interest import Interest
+from trainer.model.searches import N_COUNTS, Searching, make_search
+from trainer.model.sim import SIMSoft
+from trainer.model.units import Unit, find_unit
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,8 @@ class Shape:
     """What decides the shapes of a network's weights."""
 
     unit: str = "eta"
+    search: str = ""
+    """How the unit's behaviours are found; empty for its own way."""
     dim: int = 32
     n_side: int = 1
     n_item_fields: int = 2
@@ -39,6 +45,11 @@ class Shape:
     sharpness: float = 0.5
     """Where the attention's temperature starts, see TargetAttention."""
 
+    @property
+    def row_dim(self) -> int:
+        """Of a row of the table: ``dim``, and half as much for an auxiliary model."""
+        return self.dim + (self.dim // 2 if find_unit(self.unit).sample else 0)
+
 
 class Network(nn.Module):
     """The dense part of the model. Built in a fixed order from torch's global generator: seed it first."""
@@ -46,18 +57,22 @@ class Network(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         self.shape = shape
-        self.unit: Unit = make_unit(shape.unit, shape.n_coded)
+        unit = find_unit(shape.unit)
         wide = shape.dim * shape.n_item_fields
-        parts = {"nothing": 1, "picked": 2, "all": 2}[self.unit.reads] if self.unit.attends else 1
-        n_counts = 1 + parts * self.unit.n_counts
-        self.short = TargetAttention(wide, shape.heads, shape.sharpness) if self.unit.attends else None
-        self.long = TargetAttention(wide, shape.heads, shape.sharpness) if parts == 2 else None
-        sizes = [shape.n_side * shape.dim + wide + parts * (wide + 1) + n_counts, *shape.mlp, shape.n_kinds]
+        arguments = wide, shape.heads, shape.sharpness, shape.n_item_fields
+        self.short = None if unit.whole else TargetAttention(*arguments)
+        self.long = unit.read(*arguments) if unit.read else None
+        self.reading = _reading(unit, shape, self.long)
+        parts = sum(part is not None for part in (self.short, self.long))
+        n_inputs = shape.n_side * shape.dim + wide + parts * (wide + 1) + self.reading.width
+        sizes = [n_inputs, *shape.mlp, shape.n_kinds]
         linear = [nn.Linear(a, b) for a, b in pairwise(sizes)]
         self.layers = nn.ModuleList(linear)
         self.dots = nn.Linear(parts, shape.n_kinds, bias=False)
         nn.init.constant_(self.dots.weight, 1 / parts)  # one in all, however many parts there are
         nn.init.zeros_(linear[-1].weight)
+        self.extra_logits: Tensor | None = None
+        """Of the first kind ``[N, 1]``, by an auxiliary model, of the last forward with gradients."""
         self.prior: Tensor
         self.register_buffer("prior", torch.zeros(shape.n_kinds))
         """Log-odds of each kind's base rate, so that the weights need not travel there first."""
@@ -65,11 +80,20 @@ class Network(nn.Module):
     def forward(self, rows: Tensor, inputs: Inputs) -> Tensor:
         """``rows`` float32 ``[U, d]`` -> logits ``[N, K]``."""
         device = rows.device
+        every = rows
+        if self.shape.row_dim > self.shape.dim:
+            rows = rows[:, : self.shape.dim].contiguous()
         slate = torch.as_tensor(inputs.slate, device=device)
         items = torch.as_tensor(inputs.items, device=device)
         side = functional.embedding(torch.as_tensor(inputs.side, device=device), rows).flatten(1)  # [B, S d]
         target = functional.embedding(items, rows).flatten(1)  # [N, D]
-        found = self._interest(target, rows, inputs, slate)
+        found = self._interest(target, rows, inputs)
+        self.extra_logits = None
+        if isinstance(self.long, SIMSoft) and inputs.sampled is not None and torch.is_grad_enabled():
+            own = every[:, self.shape.dim :]
+            self.extra_logits = self.long.auxiliary(
+                functional.embedding(items, own).flatten(1), own, inputs.sampled
+            )
         dots = torch.stack([(target * f).sum(1) for f in found], 1)  # [N, parts]
         counts = torch.as_tensor(inputs.counts, device=device)
         x = torch.cat([side[slate], target, *found, dots, counts], 1)
@@ -78,41 +102,42 @@ class Network(nn.Module):
         logits: Tensor = self.layers[-1](x) + self.dots(dots) + self.prior
         return logits
 
-    def _interest(self, target: Tensor, rows: Tensor, inputs: Inputs, slate: Tensor) -> list[Tensor]:
+    @property
+    def extra_loss(self) -> Tensor | None:
+        """What the unit wants added to a candidate's mean loss, of the last forward."""
+        return self.long.extra_loss if self.long is not None else None
+
+    def learned(self) -> None:
+        """A batch was learned."""
+        if self.long is not None:
+            self.long.learned()
+
+    def _interest(self, target: Tensor, rows: Tensor, inputs: Inputs) -> list[Tensor]:
         """What the sequence says about each candidate: one or two vectors ``[N, D]``."""
-        if self.short is None:
-            return [_mean(rows, inputs)[slate]]
-        short = self.short(target, rows, inputs.short)
-        if self.long is None:
-            return [short]
-        if inputs.long is not None:
-            return [short, self.long(target, rows, inputs.long)]
-        return [short, _attend_all(self.long, target, rows, inputs)]
+        parts = (self.short, inputs.short), (self.long, inputs.long)
+        return [
+            unit(target, rows, picked) for unit, picked in parts if unit is not None and picked is not None
+        ]
 
 
-def _mean(rows: Tensor, inputs: Inputs) -> Tensor:
-    """Mean of every behaviour of each slate, ``[B, D]``; zeros for an empty sequence."""
-    assert inputs.sequence is not None
-    sequence = torch.as_tensor(inputs.sequence, device=rows.device)
-    start = torch.as_tensor(inputs.start[:-1], device=rows.device)
-    columns = [
-        functional.embedding_bag(field.contiguous(), rows, start, mode="mean") for field in sequence.unbind(1)
-    ]
-    return torch.cat(columns, 1)
-
-
-def _attend_all(attention: TargetAttention, target: Tensor, rows: Tensor, inputs: Inputs) -> Tensor:
-    """Target attention over the whole long part: one matrix product a slate, shared by its candidates."""
-    assert inputs.sequence is not None
-    queries = attention.ask(target).transpose(0, 1)  # [N, H, D]
-    sequence = torch.as_tensor(inputs.sequence, device=rows.device)
-    gap = torch.as_tensor(inputs.gap, device=rows.device).long()
-    out = []
-    n_each = np.bincount(inputs.slate, minlength=len(inputs.middle)).tolist()
-    slates = torch.split(queries, n_each)
-    for q, start, middle in zip(slates, inputs.start[:-1], inputs.middle, strict=True):
-        x = functional.embedding(sequence[start:middle], rows).flatten(1)  # [L, D]
-        bias = functional.embedding(gap[start:middle], attention.gap_bias).T  # [H, L]
-        alpha = (torch.matmul(q.flatten(0, 1), x.T).view(*q.shape[:2], -1) + bias).softmax(-1)  # [C, H, L]
-        out.append((alpha.flatten(0, 1) @ x).view(q.shape))
-    return attention.mix(torch.cat(out).transpose(0, 1))
+def _reading(unit: Unit, shape: Shape, read: Interest | None) -> Reading:
+    """How the unit's behaviours are found and counted: its own way, unless the shape says otherwise."""
+    search = shape.search or unit.search
+    find = None
+    if search == "attention":
+        if not isinstance(read, Searching):
+            raise ValueError(f"model: expected a unit that searches by its own attention, got {shape.unit!r}")
+        find = read.search
+    elif search not in ("recent", "none"):
+        find = make_search(search, shape.n_coded, shape.dim)
+    counts = search if search in N_COUNTS else unit.counts
+    return Reading(
+        find=find,
+        recent=search == "recent",
+        count=find if counts == search else make_search(counts, shape.n_coded, shape.dim) if counts else None,
+        n_counts=N_COUNTS.get(counts, 0),
+        short=not unit.whole,
+        long=read is not None,
+        n_hashed=shape.n_coded if unit.hashes else 0,
+        sample=unit.sample,
+    )

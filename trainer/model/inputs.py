@@ -7,7 +7,7 @@ touched rows are numbered anew, so that the network works on a small matrix ``[U
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from trainer.batch import Batch
 from trainer.jit import njit
 from trainer.keymap import prefetch
-from trainer.model.attention import N_GAPS, Picked
+from trainer.model.interest import N_GAPS, Picked
 from trainer.model.search import Found
+from trainer.model.simhash import item_codes
 
 Slots = NDArray[np.int64]
 Ints = NDArray[np.int32]
@@ -46,6 +47,10 @@ class Rows(Protocol):
     def codes(self) -> NDArray[np.uint64]:
         """``[capacity, words]``."""
 
+    @property
+    def keys(self) -> NDArray[np.uint64]:
+        """``[capacity]``."""
+
 
 Finder = Callable[[Slots, Slots, int], Found]
 """``(start, stop, k)``: which k behaviours of ``start[b]:stop[b]`` the candidates of slate b should attend over."""
@@ -55,6 +60,42 @@ class Search(Protocol):
     """Looks up what it compares once a batch; what it returns is asked for several ranges."""
 
     def __call__(self, table: Rows, batch: Batch, at: Located, young: bool) -> Finder: ...
+
+
+def compared(young: bool, n_coded: int) -> slice:
+    """The item fields that a search compares: all that have codes, and of a young model all but the id.
+
+    Until the network can tell behaviours apart, an id's vector is noise, and what it finds by it is what its gradient
+    pulls it to: a bad beginning teaches itself (docs/log.md). Categories are few and learned at once.
+    """
+    return slice(1 if young and n_coded > 1 else 0, n_coded)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Which behaviours a unit reads, and how near ones are counted."""
+
+    find: Search | None = None
+    """Picks from the long part for each candidate."""
+    recent: bool = False
+    """Without ``find``: the most recent ones, in the place of all."""
+    count: Search | None = None
+    """Counts near behaviours; may be the one that picks."""
+    n_counts: int = 0
+    """How many counts it gives."""
+    short: bool = True
+    """Whether the short part is read by itself; if not, its behaviours end each list of the long part."""
+    long: bool = True
+    """Whether more than the short part is read."""
+    n_hashed: int = 0
+    """How many item fields the unit reads codes of."""
+    sample: int = 0
+    """At most so many behaviours, evenly spaced, are given to an auxiliary model."""
+
+    @property
+    def width(self) -> int:
+        """``C`` of ``Inputs.counts``."""
+        return 1 + (1 + self.long) * self.n_counts
 
 
 @dataclass(frozen=True)
@@ -69,29 +110,22 @@ class Inputs:
     """``[N, F]``."""
     slate: Slots
     """``[N]``."""
-    short: Picked
+    short: Picked | None
     """The most recent behaviours, one list a slate."""
     long: Picked | None
-    """What the search picked from the rest, one list a candidate."""
+    """What the unit reads, one list a slate or one a candidate."""
+    sampled: Picked | None
+    """Behaviours from all over the sequence, one list a slate."""
     counts: NDArray[np.float32]
     """``[N, C]``, log(1 + n): all behaviours, those near the candidate in the short part, in the long part."""
-    sequence: Slots | None
-    """``[T, F]``, for the units that read all of it."""
-    gap: NDArray[np.uint8] | None
-    """``[T]`` buckets of the time since, with ``sequence``."""
-    start: Slots
-    """``[B + 1]``."""
-    middle: Slots
-    """``[B]``: the long part of sample b is ``start[b]:middle[b]``, the short part goes on from there."""
 
 
 def prepare(
     table: Rows,
     batch: Batch,
     at: Located,
+    reading: Reading,
     *,
-    search: Search | None,
-    reads: str,
     short: int,
     k: int,
     young: bool = False,
@@ -100,41 +134,46 @@ def prepare(
 
     Parameters
     ----------
-    search
-        How near behaviours are found and counted; None for a unit that does neither.
-    reads
-        What a unit reads of the long part: ``nothing``, what the search ``picked``, or ``all``.
     short
-        How many of the most recent behaviours are the short part, which every candidate attends over.
+        How many of the most recent behaviours are the short part, which every candidate reads.
     k
-        How many behaviours of the long part the search picks.
+        How many behaviours of the long part are picked.
     young
         Whether the model is still in its warm-up, in which ids are not compared.
     """
     start, stop = batch.start[:-1], batch.start[1:]
-    middle = np.maximum(start, stop - short)
-    slate = batch.slate
+    middle = np.maximum(start, stop - short)  # the long part of sample b is start[b]:middle[b]
+    slate, samples = batch.slate, np.arange(batch.n_samples)
     number = _Numbering(len(table.rows))
     items, side = number(at.items), number(at.side)
-    recent = _recent(middle, stop, short)
-    picked_short = _pick(recent, np.arange(batch.n_samples), slate, batch, at, number)
-    picked_long = None
+    latest = _listed(middle, stop)
+    picked_short = picked_long = found = None
+    if reading.short:
+        picked_short = _pick(latest, samples, slate, batch, at, number)
+    find = reading.find(table, batch, at, young) if reading.find else None
+    if reading.long:
+        if find:
+            found = find(start, middle, k)
+            positions, sample, of = found.positions, slate, np.arange(len(slate))
+            if not reading.short:
+                positions = _side_by_side(positions, latest[slate])
+        else:
+            end = middle if reading.short else stop
+            begin = np.maximum(start, middle - k) if reading.recent else start
+            positions, sample, of = _listed(begin, end), samples, slate
+        picked_long = _pick(positions, sample, of, batch, at, number)
+        if reading.n_hashed:
+            picked_long = _hashed(picked_long, table, at, compared(young, reading.n_hashed))
+    picked_sample = None
+    if reading.sample:
+        picked_sample = _pick(_spaced(start, stop, reading.sample), samples, slate, batch, at, number)
     counts = [np.diff(batch.start)[slate][:, None]]
-    if search is not None:
-        find = search(table, batch, at, young)
-        counts.append(find(middle, stop, 1).counts)
-        if reads != "nothing":
-            found = find(start, middle, k if reads == "picked" else 1)
-            counts.append(found.counts)
-            if reads == "picked":
-                picked_long = _pick(found.positions, slate, np.arange(len(slate)), batch, at, number)
-    sequence = gap = None
-    if reads == "all":
-        sequence = number(at.sequence)
-        sample = np.repeat(np.arange(batch.n_samples), np.diff(batch.start))
-        gap = _gaps(np.arange(len(sample), dtype=np.int32)[:, None], sample, batch.at_ms, batch.sequence_at)[
-            :, 0
-        ]
+    if reading.count:
+        same = find is not None and reading.count is reading.find
+        near = find if same and find else reading.count(table, batch, at, young)
+        counts.append(near(middle, stop, 1).counts)
+        if reading.long:
+            counts.append(found.counts if same and found else near(start, middle, 1).counts)
     return Inputs(
         unique=number.finish(),
         side=side,
@@ -142,11 +181,8 @@ def prepare(
         slate=slate,
         short=picked_short,
         long=picked_long,
+        sampled=picked_sample,
         counts=np.log1p(np.concatenate(counts, axis=1, dtype=np.float32)),
-        sequence=sequence,
-        gap=gap,
-        start=batch.start,
-        middle=middle,
     )
 
 
@@ -193,16 +229,29 @@ class _Numbering:
             self._unique = np.concatenate([self._unique, np.empty(len(self._unique) + more, np.int64)])
 
 
-def _pick(
-    positions: NDArray[np.int32],
-    sample: Slots,
-    of: Slots,
-    batch: Batch,
-    at: Located,
-    number: _Numbering,
-) -> Picked:
+def _pick(positions: Ints, sample: Slots, of: Slots, batch: Batch, at: Located, number: _Numbering) -> Picked:
+    """Lists of positions ``[R, k]``, each of a sample ``[R]``, as rows; ``of`` ``[N]`` says whose list is whose."""
     index, count = number.picked(positions, at.sequence)
-    return Picked(index, count, _gaps(positions, sample, batch.at_ms, batch.sequence_at), of)
+    return Picked(index, count, gaps(positions, sample, batch), of, positions)
+
+
+def gaps(positions: Ints, sample: Slots, batch: Batch) -> NDArray[np.uint8]:
+    """Buckets ``[R, k]`` of the time since behaviours, by their places in the flat sequence; each row of a sample."""
+    return _gaps(positions, sample, batch.at_ms, batch.sequence_at)
+
+
+def _hashed(picked: Picked, table: Rows, at: Located, fields: slice) -> Picked:
+    """The same with codes."""
+    places = np.maximum(picked.positions, 0)
+    keys = item_codes(table.codes, at.sequence[:, fields])
+    keys = keys[places] if len(keys) else np.zeros((*places.shape, table.codes.shape[1]), np.uint64)
+    return replace(picked, codes=(item_codes(table.codes, at.items[:, fields]), keys))
+
+
+def _side_by_side(a: Ints, b: Ints) -> Ints:
+    """Each list of a, then that of b: ``[R, j]`` and ``[R, k]`` -> ``[R, j + k]``, what is missing at the end."""
+    both = np.concatenate([a, b], 1)
+    return np.take_along_axis(both, np.argsort(both < 0, axis=1, kind="stable"), 1)
 
 
 @njit
@@ -257,10 +306,15 @@ def _gaps(positions: Ints, sample: Slots, at_ms: Slots, sequence_at: Slots) -> N
     return gap
 
 
-@njit
-def _recent(start: Slots, stop: Slots, k: int) -> Ints:
-    positions = np.full((start.size, k), -1, np.int32)
-    for b in range(start.size):
-        for j in range(stop[b] - start[b]):
-            positions[b, j] = start[b] + j
-    return positions
+def _listed(start: Slots, stop: Slots) -> Ints:
+    """Positions ``start[b]:stop[b]`` as lists ``[B, longest]``, then -1."""
+    places = np.arange(int(np.max(stop - start, initial=0)))
+    return np.where(places < (stop - start)[:, None], start[:, None] + places, -1).astype(np.int32)
+
+
+def _spaced(start: Slots, stop: Slots, n: int) -> Ints:
+    """At most n positions of each ``start[b]:stop[b]``, evenly spaced: ``[B, n]``, then -1."""
+    length = (stop - start)[:, None]
+    place = np.arange(n)
+    spaced = np.where(length > n, place * length // n, place)
+    return np.where(place < length, start[:, None] + spaced, -1).astype(np.int32)

@@ -1,0 +1,51 @@
+"""TWIN: the search is the attention itself, over all behaviours at once, and cannot be out of step (arXiv 2302.02352).
+
+    weight[j] = mean over heads of softmax_j((W_k W_q t) . x_j + gap_bias[gap_j])
+    out       = target attention over the k behaviours with the largest weight
+
+The paper's inherent features are the item's vectors here, its cross features the time gap. Behaviours are not
+projected: ``W_k`` is absorbed into the query, as in ``attention.py``, so a slate costs one matrix product
+``[C H, D] [D, L]``, and a candidate ``H L D`` multiply-adds that ETA does not have. Public code often searches with
+weights of its own, or a dot product without the gap: then the stages disagree, which is what the paper is about.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from trainer.batch import Batch
+from trainer.model.attention import TargetAttention
+from trainer.model.inputs import Finder, Located, Rows, Slots, gaps
+from trainer.model.search import Found
+
+
+class TWIN(TargetAttention):
+    """Target attention that finds its own behaviours."""
+
+    @torch.no_grad()
+    def search(self, table: Rows, batch: Batch, at: Located, young: bool) -> Finder:
+        """The k behaviours with the largest weight; a young model does not look at ids, as in ``searches.py``."""
+        items, sequence = at.items, at.sequence
+        if young and items.shape[1] > 1:
+            items, sequence = items.copy(), sequence.copy()
+            items[:, 0] = sequence[:, 0] = 0  # the null row, all zeros
+        queries = self.ask(torch.from_numpy(table.rows[items]).flatten(1)).transpose(0, 1)  # [N, H, D]
+        first = batch.first.tolist()
+
+        def find(start: Slots, stop: Slots, k: int) -> Found:
+            positions = np.full((len(items), k), -1, np.int32)
+            for b, (begin, end) in enumerate(zip(start.tolist(), stop.tolist(), strict=True)):
+                mine = slice(first[b], first[b + 1])
+                if end - begin <= k:
+                    positions[mine, : end - begin] = np.arange(begin, end)
+                    continue
+                x = torch.from_numpy(table.rows[sequence[begin:end]]).flatten(1)  # [L, D]
+                since = gaps(np.arange(begin, end, dtype=np.int32)[None], np.array([b]), batch)[0]
+                bias = self.gap_bias[torch.from_numpy(since).long()].T  # [H, L]
+                weights = (queries[mine] @ x.T + bias).softmax(-1).mean(1)  # [C, L]
+                best = weights.detach().topk(k, sorted=False).indices.sort().values
+                positions[mine] = begin + best.numpy()
+            return Found(positions, np.zeros((len(items), 0), np.int32))
+
+        return find
