@@ -56,7 +56,7 @@ class Progress:
 
     def add(self, n_bytes: float) -> None:
         self._done += n_bytes
-        if self._done >= self._next:
+        if self._done >= min(self._next, self.total - 0.5):  # the last bytes always
             self._next = self._done + self.total / 1_000
             self._show(min(round(self._done), self.total), self.total)
 

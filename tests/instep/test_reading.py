@@ -5,7 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from instep.datasets import below, sample
@@ -37,6 +37,7 @@ def test_progress_goes_up_to_the_bytes_on_the_disk(tmp_path: Path, name: str, n_
             assert any(0 < done < size for done, _ in shown.shown)
 
 
+@example(1_025, 513)
 @given(st.integers(0, 5_000), st.integers(0, 10**9))
 def test_rows_stand_for_their_bytes_together(n_rows: int, n_bytes: int) -> None:
     shown = Shown(n_bytes)
