@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,8 +12,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from instep.cli_imports import OutFolder, importing
 from instep.cli_services import installation, topics
-from instep.console import SETTINGS_NAME, progress_bar, settings_of
+from instep.console import SETTINGS_NAME, make_folder, progress_bar, settings_of, write_log
 
 # What pulls in torch, the settings too, is imported where it is needed: --help and a mistyped option answer at once.
 
@@ -24,17 +24,10 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-importing = typer.Typer(help="Turn a public data set into an event log.", no_args_is_help=True)
 app.add_typer(importing, name="import")
 app.add_typer(topics, name="topics")
 app.add_typer(installation)
 
-LOG_NAME = "events.jsonl.gz"
-
-Folder = Annotated[Path, typer.Argument(help="Folder with the data set's files.")]
-OutFolder = Annotated[
-    Path, typer.Argument(help=f"Folder for {LOG_NAME} and the {SETTINGS_NAME} that suits it.")
-]
 Seed = Annotated[int, typer.Option(min=0)]
 
 
@@ -66,7 +59,7 @@ def replay(
     changes = {"unit": model, "seed": seed}
     chosen = chosen.with_model(**{k: v for k, v in changes.items() if v is not None})
     held = replaying.Refresh.parse(refresh)
-    _make(out)
+    make_folder(out)
     console = Console()
     with progress_bar(console) as bar:
         task = bar.add_task("replay", total=None, note="")
@@ -122,7 +115,10 @@ def simulate(
     world = World(seed=seed, n_users=users, n_items=items, slates_per_s=slates_per_s)
     truth = Truth()
     features = [{"name": "category", "of": "item"}, {"name": "device", "of": "context"}]
-    _write_log(out, lambda path: _events_to(path, events(world, slates, truth=truth)), {"features": features})
+    told = write_log(
+        out, lambda path: _events_to(path, events(world, slates, truth=truth)), {"features": features}
+    )
+    typer.echo(told)
     p, clicked = truth.arrays()
     typer.echo(f"click-through rate {clicked.mean():.4f}, best possible AUC {auc(p, clicked):.4f}")
 
@@ -135,78 +131,10 @@ def report(folder: Annotated[Path, typer.Argument(help="Folder of a study: with 
     typer.echo(f"written to {write_report(read(folder), folder)}")
 
 
-@importing.command()
-def mind(folder: Folder, out: OutFolder) -> None:
-    """MIND news: behaviors.tsv and news.tsv, with their real slates."""
-    from instep.mind import import_mind
-
-    features = [{"name": "category", "of": "item"}, {"name": "subcategory", "of": "item"}]
-    _write_log(out, lambda path: import_mind(folder, path), _of_a_sparse_log(features, 4))
-
-
-@importing.command()
-def movielens(folder: Folder, out: OutFolder, seed: Seed = 0) -> None:
-    """MovieLens: ratings.csv and movies.csv; a rating of 4 or more is a click in a slate of sampled movies."""
-    from instep.movielens import import_movielens
-
-    features = [{"name": "category", "of": "item"}, {"name": "genres", "of": "item"}]
-    _write_log(out, lambda path: import_movielens(folder, path, seed), _of_a_sparse_log(features, 16))
-
-
-def _of_a_sparse_log(features: list[dict[str, str]], batch_samples: int) -> dict[str, Any]:
-    """Settings of a log of days or years with few events an hour: batches wait to be full, nothing expires."""
-    from instep.datasets import DAY_MS
-
-    forever = 30 * 365 * DAY_MS
-    return {
-        "features": features,
-        "stream": {"lateness_ms": 0, "history_ttl_ms": forever},
-        "model": {"warm_up_steps": 0},  # there are too few steps to wait
-        "trainer": {
-            "batch_samples": batch_samples,
-            "batch_span_ms": DAY_MS,
-            "publish_ms": DAY_MS,
-            "checkpoint_ms": DAY_MS,
-            "row_ttl_ms": forever,
-        },
-    }
-
-
-def _write_log(out: Path, write: Callable[[Path], int], raw: dict[str, Any]) -> None:
-    from instep import settings as settings_file
-
-    _make(out)
-    settings_file.check(raw)
-    n = write(out / LOG_NAME)
-    (out / SETTINGS_NAME).write_text(_toml(raw))
-    typer.echo(f"{n:,} events written to {out / LOG_NAME}, settings to {out / SETTINGS_NAME}")
-
-
-def _make(folder: Path) -> None:
-    """Make the folder for what a command writes, before it does its work."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise NotADirectoryError(
-            e.errno, f"expected a folder that can be made, got: {e.strerror}", folder
-        ) from None
-
-
 def _events_to(path: Path, events: Any) -> int:
     from stream.files import write_events
 
     return write_events(path, events)
-
-
-def _toml(raw: dict[str, Any]) -> str:
-    """The few kinds of values that settings are made of, as TOML."""
-    lines = []
-    for feature in raw["features"]:
-        lines += ["[[features]]", *(f'{k} = "{v}"' for k, v in feature.items()), ""]
-    for section, values in raw.items():
-        if section != "features":
-            lines += [f"[{section}]", *(f"{k} = {v}" for k, v in values.items()), ""]
-    return "\n".join(lines)
 
 
 def _print(console: Console, found: dict[str, Any]) -> None:
@@ -245,8 +173,8 @@ def _listed(counts: dict[str, int]) -> str:
 
 def _expected() -> tuple[type[Exception], ...]:
     """Errors whose message is for the person at the keyboard."""
-    from instep.datasets import BadDataset
     from instep.pipeline import TooManyDeadError
+    from instep.reading import BadDataset
     from instep.scorebook import ScorebookError
     from instep.settings import SettingsError
     from instep.study.folder import StudyError
