@@ -6,7 +6,7 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich import box
@@ -36,6 +36,8 @@ OutFolder = Annotated[
     Path, typer.Argument(help=f"Folder for {LOG_NAME} and the {SETTINGS_NAME} that suits it.")
 ]
 Seed = Annotated[int, typer.Option(min=0)]
+DriftName = Literal["none", "moved", "arrivals", "shifted", "relabelled", "dead"]
+"""The names of ``instep.drifts.DRIFTS``, which takes numpy to read."""
 
 
 @app.command()
@@ -112,16 +114,21 @@ def simulate(
     users: Annotated[int, typer.Option(min=1)] = 4_000,
     items: Annotated[int, typer.Option(min=80)] = 2_000,
     slates_per_s: Annotated[float, typer.Option(min=0.001, help="Of event time.")] = 5.0,
+    drift: Annotated[DriftName, typer.Option(help="What changes on the way, from its middle on.")] = "none",
     seed: Seed = 0,
 ) -> None:
-    """Write the event log of a simulated product, in which the best possible AUC is known."""
+    """Write the event log of a simulated product, and beside it the truth, by which the best possible AUC is known."""
+    from instep import truth as truth_file
+    from instep.drifts import DRIFTS
     from instep.simulator import Truth, World, events
     from trainer.scores import auc
 
     world = World(seed=seed, n_users=users, n_items=items, slates_per_s=slates_per_s)
     truth = Truth()
     features = [{"name": "category", "of": "item"}, {"name": "device", "of": "context"}]
-    _write_log(out, lambda path: _events_to(path, events(world, slates, truth=truth)), {"features": features})
+    stream = events(world, slates, drifts=DRIFTS[drift], truth=truth)
+    _write_log(out, lambda path: _events_to(path, stream), {"features": features})
+    truth_file.save(truth, out / truth_file.NAME)
     p, clicked = truth.arrays()
     typer.echo(f"click-through rate {clicked.mean():.4f}, best possible AUC {auc(p, clicked):.4f}")
 
