@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from instep.cli_services import installation, topics
+from instep.cli_study import studies
 from instep.console import SETTINGS_NAME, progress_bar, settings_of
 
 # What pulls in torch, the settings too, is imported where it is needed: --help and a mistyped option answer at once.
@@ -28,6 +29,7 @@ importing = typer.Typer(help="Turn a public data set into an event log.", no_arg
 app.add_typer(importing, name="import")
 app.add_typer(topics, name="topics")
 app.add_typer(installation)
+app.add_typer(studies)
 
 LOG_NAME = "events.jsonl.gz"
 
@@ -247,6 +249,10 @@ def _expected() -> tuple[type[Exception], ...]:
     from instep.pipeline import TooManyDeadError
     from instep.scorebook import ScorebookError
     from instep.settings import SettingsError
+    from instep.study.conduct import StudyError
+    from instep.study.pool import TaskError
+    from instep.study.spool import SpoolError
+    from instep.truth import TruthError
     from instep.world import BadWorld
     from ranker.client import RankerError
     from stream.log import LogError, Unavailable
@@ -255,7 +261,9 @@ def _expected() -> tuple[type[Exception], ...]:
     from trainer.table import TableFull
 
     of_files = (LogError, BadDataset, CheckpointError, ScorebookError, RankerError, OSError)
-    return (SettingsError, RedisSettingsError, BadWorld, TooManyDeadError, TableFull, Unavailable, *of_files)
+    of_studies = (StudyError, TaskError, SpoolError, TruthError)
+    others = (SettingsError, RedisSettingsError, BadWorld, TooManyDeadError, TableFull, Unavailable)
+    return (*others, *of_files, *of_studies)
 
 
 def _in_one_line(error: Exception) -> str:

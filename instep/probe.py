@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +12,9 @@ from numpy.typing import NDArray
 from trainer.batch import Batch
 from trainer.learner import Learner, locate
 from trainer.model.search import Found
-from trainer.model.units import make_unit
+from trainer.model.simhash import hamming as distance
+from trainer.model.simhash import item_codes
+from trainer.model.units import hamming, make_unit
 
 Topics = Callable[[NDArray[np.uint64]], NDArray[np.int64]]
 
@@ -55,6 +58,31 @@ def overlap(learner: Learner, batch: Batch, topics: Topics | None = None) -> Ove
     if topics is not None:
         recall, chance = _recall(batch, found, long, topics, config.k, start, stop)
     return Overlap(float(np.mean(shared)), recall, chance)
+
+
+def ties(learner: Learner, batch: Batch) -> float:
+    """Share of a batch's searches by codes whose last place was decided by recency alone.
+
+    That is where the behaviour that just came in and the one that just did not are equally near. Counted are candidates
+    with more than k behaviours; nan if there are none, or the unit does not search by codes.
+    """
+    config, unit = learner.config, learner.network.unit
+    if getattr(unit.search, "func", None) is not hamming or unit.reads != "picked":
+        return float("nan")
+    at = locate(learner.table, batch)
+    young = learner.n_steps < config.warm_up_steps
+    compared = slice(1 if young and config.shape.n_coded > 1 else 0, config.shape.n_coded)
+    queries = item_codes(learner.table.codes, at.items[:, compared])
+    keys = item_codes(learner.table.codes, at.sequence[:, compared])
+    undecided = []
+    for b, (start, end) in enumerate(pairwise(batch.start.tolist())):
+        stop = max(start, end - config.short)
+        if stop - start <= config.k:
+            continue
+        for query in queries[batch.first[b] : batch.first[b + 1]]:
+            far = np.partition(distance(query, keys[start:stop]), [config.k - 1, config.k])
+            undecided.append(far[config.k - 1] == far[config.k])
+    return float(np.mean(undecided)) if undecided else float("nan")
 
 
 def _recall(

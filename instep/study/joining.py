@@ -1,4 +1,4 @@
-"""A log into a spool: read, joined and cut into batches as ``instep.pipeline`` and ``trainer.loop`` would, once for all."""
+"""A log into a spool: read, joined and cut into batches as ``instep.pipeline`` and ``trainer.loop`` would."""
 
 from __future__ import annotations
 
@@ -39,6 +39,7 @@ def made_of(log: Path, settings: Settings, max_history: int) -> dict[str, Any]:
         "batches": [trainer.batch_samples, trainer.batch_span_ms],
         "n_item_fields": len(settings.fields.item),
         "n_side": len(settings.fields.side),
+        "kinds": list(settings.stream.windows),  # their order is that of the labels
         "n_kinds": len(settings.stream.windows),
     }
 
@@ -88,10 +89,10 @@ def _fill(log: Path, settings: Settings, what: dict[str, Any], path: Path, tell:
     with (path / "batches.bin").open("wb") as frames, (path / "candidates.bin").open("wb") as candidates:
         for samples in batches:
             batch = make_batch(samples, what["n_item_fields"], what["n_kinds"])
-            names = np.array([key_of("impression", s.impression) for s in samples], np.uint64)
-            raw = encode(batch, names)
+            shown = np.array([key_of("impression", s.impression) for s in samples], np.uint64)
+            raw = encode(batch, shown)
             frames.write(pa.compress(raw, codec="zstd", asbytes=True))
-            candidates.write(candidates_of(batch, names, kind).tobytes())
+            candidates.write(candidates_of(batch, shown, kind).tobytes())
             rows.append(
                 (frames.tell(), len(raw), batch.n_candidates, samples[-1].closed_ms, int(batch.at_ms[-1]))
             )

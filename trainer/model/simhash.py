@@ -34,8 +34,8 @@ def make_planes(n_fields: int, dim: int, bits: int, seed: int) -> Floats:
         [item; category] x  | A 0 |   ->  code = item's bits, category's bits
                             | 0 B |
 
-    Fewer bits than a word stand in it as often as they fit: distances are that many times as large, so what is near, what
-    is as near, and radii that are parts of all bits stay those of the short code::
+    Fewer bits than a word stand in it as often as they fit: distances are that many times as large, so what is nearest,
+    what is as near, and radii that are parts of all bits are those of the short code::
 
         16 bits a   ->  word = a a a a
 
