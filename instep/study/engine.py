@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgspec
 import numpy as np
@@ -84,8 +85,7 @@ def learn(job: Job, now_s: Callable[[], float], tell: Tell) -> None:
     probes = dict.fromkeys(probed(job.n_batches) if job.run.sync_every is None else [], (np.nan,) * 4)
     done, total = 0, int(spool.n_candidates[: job.n_batches].sum())
     job.folder.mkdir(parents=True, exist_ok=True)
-    aside = job.folder / f"p.{os.getpid()}.part"
-    with aside.open("wb") as file:
+    with _whole(job.folder / "p.bin") as file:
         for i, joined in enumerate(spool.read(0, job.n_batches)):
             p, flips[i] = learning.step(joined.batch, int(spool.closed_ms[i]))
             file.write(p.tobytes())
@@ -96,17 +96,10 @@ def learn(job: Job, now_s: Callable[[], float], tell: Tell) -> None:
                 probes[i] = (found.with_exact, found.topic_recall, found.by_chance, undecided)
             done += len(p)
             tell(done, total)
-    aside.replace(job.folder / "p.bin")
-    aside = job.folder / f"traces.{os.getpid()}.part"
-    with aside.open("wb") as file:
-        np.savez(
-            file,
-            allow_pickle=False,
-            flips=flips,
-            probed=np.array(list(probes), np.int64),
-            probes=np.array(list(probes.values()), np.float64).reshape(-1, 4),
-        )
-    aside.replace(job.folder / "traces.npz")
+    probed_at = np.array(list(probes), np.int64)
+    values = np.array(list(probes.values()), np.float64).reshape(-1, 4)
+    with _whole(job.folder / "traces.npz") as file:
+        np.savez(file, allow_pickle=False, flips=flips, probed=probed_at, probes=values)
     weights = weights_sha256(learning.learner.state())
     write_finished(job.folder, Finished(job.fingerprint, weights, learning.learner.n_bad, now_s() - began))
 
@@ -127,9 +120,8 @@ def finished(folder: Path) -> Finished | None:
 
 def write_finished(folder: Path, what: Finished) -> None:
     """Say that a run is whole."""
-    aside = folder / f"run.{os.getpid()}.part"
-    aside.write_bytes(msgspec.json.encode(what))
-    aside.replace(folder / "run.json")
+    with _whole(folder / "run.json") as file:
+        file.write(msgspec.json.encode(what))
 
 
 def predictions(folder: Path, n_kinds: int) -> NDArray[np.float32]:
@@ -142,3 +134,15 @@ def traces(folder: Path) -> Traces:
     """What else it left."""
     with (folder / "traces.npz").open("rb") as raw, np.load(raw, allow_pickle=False) as file:
         return Traces(file["flips"], file["probed"], file["probes"])
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[BinaryIO]:
+    """A file that appears when it is whole; its name until then is this process's own."""
+    aside = path.with_name(f"{path.name}.{os.getpid()}.part")
+    try:
+        with aside.open("wb") as file:
+            yield file
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)

@@ -35,6 +35,7 @@ class Bars:
         self._console, self._sizes, self._unit = console, sizes, unit
         self._n_done, self._n_all = n_done, n_done + len(sizes)
         self._bars = progress_bar(console)
+        self._bars.disable = not console.is_terminal
         self._all = self._bars.add_task(what, total=sum(sizes.values()) or None, note="")
         self._ids: dict[str, TaskID] = {}
         self._at: dict[str, int] = {}
