@@ -106,7 +106,11 @@ def study(
 def _common_settings(path: Path | None, logs: list[Path]) -> Settings:
     """Those named, else those beside the logs, which have to agree."""
     from instep.settings import SettingsError
+    from stream.log import LogError
 
+    for log in logs:
+        if not log.exists():
+            raise LogError(log, "expected a file or folder of events, got nothing there")
     found = [settings_of(path, log) for log in logs]
     for log, other in zip(logs, found, strict=True):
         if other != found[0]:

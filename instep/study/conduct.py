@@ -74,6 +74,7 @@ def conduct(asked: Asked, console: Console) -> Study:
     StudyError, SettingsError, LogError, TaskError
         In one line.
     """
+    plan(asked.kind, asked.settings, asked.models)  # what cannot be is told before anything is joined
     asked.out.mkdir(parents=True, exist_ok=True)
     with _alone(asked.out):
         logs = join(asked, console)

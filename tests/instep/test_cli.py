@@ -22,7 +22,15 @@ from tests.worlds import damage, product
 from trainer import checkpoint
 
 INSTEP = Path(sys.executable).with_name("instep")
-COMMANDS = (["replay"], ["demo"], ["simulate"], ["import"], ["import", "mind"], ["import", "movielens"])
+COMMANDS = (
+    ["replay"],
+    ["study"],
+    ["demo"],
+    ["simulate"],
+    ["import"],
+    ["import", "mind"],
+    ["import", "movielens"],
+)
 METRICS = {"candidates", "ctr", "auc", "ne", "gauc", "log_loss", "calibration", "errors"}
 KEYS = METRICS | {
     "model",
