@@ -230,5 +230,7 @@ def changes_of(settings: Settings, run: Run) -> dict[str, str | int | float | bo
     changed = {f"model.{name}": value for name, value in after.items() if value != before[name]}
     if run.length is not None:
         changed["stream.max_history"] = run.length
-    plain = (str, int, float, bool)
-    return {name: value if isinstance(value, plain) else str(value) for name, value in changed.items()}
+    return {
+        name: value if isinstance(value, str | int | float | bool) else str(list(value))
+        for name, value in changed.items()
+    }

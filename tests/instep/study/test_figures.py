@@ -184,8 +184,9 @@ def test_new_items_count_while_they_are_new(items: list[int], more: list[int], d
     late = data.draw(st.lists(st.sampled_from([0, 0, 0, 1]), min_size=len(every), max_size=len(every)))
     candidates["late"] = late
     assert in_first_exposures(candidates).tolist() == exposed(every, late, None)
-    empty = np.zeros(0)
-    known = Known(*[empty.astype(np.uint64)] * 5, np.array([5, 7], np.uint64))  # type: ignore[arg-type]
+    keys, numbers = np.zeros(0, np.uint64), np.zeros(0, np.int64)
+    nothing = np.zeros(0, np.float32), keys, np.zeros(0, np.int32)
+    known = Known(keys, numbers, *nothing, np.array([5, 7], np.uint64))
     assert in_first_exposures(candidates, known).tolist() == exposed(every, late, {5, 7})
 
 

@@ -133,7 +133,7 @@ def test_a_copy_that_is_synced_now_and_then_is_the_model_as_it_was(spool: Spool,
 def test_codes_freeze_and_the_model_freezes_as_in_a_loop_by_hand(spool: Spool) -> None:
     half = len(spool) / 2
     codes, model = (Learner(S.learner_config(), S.trainer.capacity) for _ in range(2))
-    frozen, stopped = (predicted(a_run(**{name: 0.5}), spool) for name in ("frozen_at", "learn_until"))
+    frozen, stopped = (predicted(run, spool) for run in (a_run(frozen_at=0.5), a_run(learn_until=0.5)))
     began_ms = int(next(spool.read()).batch.at_ms[0])
     timed = predicted(a_run(learn_ms=12_000), spool)
     late = Learner(S.learner_config(), S.trainer.capacity)

@@ -21,18 +21,15 @@ from instep import truth as truth_file
 from instep.drifts import DRIFTS
 from instep.replay import replay
 from instep.scorebook import RECORD
-from instep.settings import Settings, SettingsError
+from instep.settings import Settings
 from instep.simulator import Truth, events
 from instep.study.conduct import Asked, StudyError, conduct, names_of
-from instep.study.plans import BITS, INTERVALS, KS, LENGTHS, Run, plan
 from instep.study.results import Study, decode_study
-from instep.study.summarise import changes_of
 from stream.events import Action, Impression
 from stream.files import write_events
 from stream.log import LogError
 from tests.worlds import WORLD, product, small
 from trainer.intervals import paired_bootstrap
-from trainer.model.units import UNITS
 from trainer.scores import auc
 
 ROOT = Path(__file__).parent.parent.parent.parent
@@ -112,7 +109,7 @@ def test_what_it_finds_is_what_replays_of_the_same_models_have(
     assert eta.recall is not None
     assert eta.by_chance is not None
     assert (eta.recall.value or 0) > (eta.by_chance.value or 1) > 0
-    assert short.recall is short.overlap_exact is short.ties is short.flips is None
+    assert (short.recall, short.overlap_exact, short.ties, short.flips) == (None,) * 4
     assert 0 < (eta.ties or 0) < 1
     assert (eta.flips or 0) > 0
     assert eta.changes == {}
@@ -222,8 +219,9 @@ def test_runs_of_another_study_are_refused_or_made_again(
     assert str(e.value).endswith(f"got another ({differs}); --fresh makes 4 again")
     assert str(e.value).startswith(f"{out / 'runs' / 'eta'}")
     assert made(asked(log, out)) == whole[0], "nothing has changed"
-    fresh = made(asked(log, out, fresh=True, **changes))
-    assert timeless(fresh) == timeless(made(asked(log, tmp_path / "new", **changes)))
+    one = {**changes, "models": ("short",), "n_processes": 1}
+    fresh = made(asked(log, out, fresh=True, **one))
+    assert timeless(fresh) == timeless(made(asked(log, tmp_path / "new", **one)))
 
 
 def test_several_logs_are_learned_each_and_their_mean_is_told(
@@ -233,8 +231,9 @@ def test_several_logs_are_learned_each_and_their_mean_is_told(
     write_events(
         other / "events.jsonl", [e for e in product(150) if not isinstance(e, Action) or e.impression]
     )
-    both = made(asked(log, tmp_path / "both", logs=(log, other), n_seeds=1))
-    one, two = (made(asked(at, tmp_path / name, n_seeds=1)) for name, at in (("one", log), ("two", other)))
+    more: dict[str, Any] = {"n_seeds": 1, "n_processes": 1}
+    both = made(asked(log, tmp_path / "both", logs=(log, other), **more))
+    one, two = (made(asked(at, tmp_path / name, **more)) for name, at in (("one", log), ("two", other)))
     for a, b, c in zip(both.runs, one.runs, two.runs, strict=True):
         assert a.auc.value == pytest.approx(((b.auc.value or 0) + (c.auc.value or 0)) / 2)
         assert len(a.windows) == min(len(b.windows), len(c.windows))
@@ -252,7 +251,7 @@ def test_of_two_kinds_of_action_each_has_its_figures(log: Path, tmp_path: Path) 
             sent.append(msgspec.structs.replace(e, kind="like"))
     write_events(tmp_path / "log" / "events.jsonl", sent)
     two = small(stream={"windows": {"click": 2_000, "like": 2_000}})
-    study = made(asked(tmp_path / "log", tmp_path / "out", settings=two, n_seeds=1))
+    study = made(asked(tmp_path / "log", tmp_path / "out", settings=two, n_seeds=1, n_processes=1))
     assert [run.name for run in study.runs] == ["eta", "short", "eta.like", "short.like"]
     assert study.references == {"models": "eta", "models: like": "eta.like"}
     click, like = study.runs[1], study.runs[3]
@@ -260,71 +259,6 @@ def test_of_two_kinds_of_action_each_has_its_figures(log: Path, tmp_path: Path) 
     assert None is not like.auc.value != click.auc.value
     assert like.auc_less is not None
     assert study.runs[2].auc_less is None
-
-
-class TestPlans:
-    """The studies as values."""
-
-    def test_all_units_are_compared_where_none_is_named(self) -> None:
-        found = plan("models", S)
-        assert [run.name for run in found.runs] == list(UNITS)
-        assert found.references == {"models": "eta"}
-
-    def test_a_unit_that_these_settings_do_not_allow_is_left_out_unless_it_was_asked_for(self) -> None:
-        plain = msgspec.structs.replace(S, features=())
-        found = plan("models", plain)
-        left = [unit for unit in UNITS if unit not in [run.name for run in found.runs]]
-        assert len(left) == len(found.notes) > 0
-        assert all(note.startswith("left out, ") for note in found.notes)
-        with pytest.raises(SettingsError, match="expected an item feature"):
-            plan("models", plain, [left[0]])
-
-    @pytest.mark.parametrize(
-        ("kind", "values", "reference"),
-        [("length", LENGTHS, "length_4096"), ("bits", BITS, "bits_64"), ("k", {*KS, 8}, "k_8")],
-    )
-    def test_a_sweep_has_an_axis_and_a_reference(self, kind: Any, values: Any, reference: str) -> None:
-        found = plan(kind, S)
-        assert [run.x for run in found.runs] == sorted(map(float, values))
-        assert found.references == {kind: reference}
-        assert found.x_axis
-
-    def test_staleness_holds_back_codes_and_what_is_served(self) -> None:
-        found = plan("staleness", S, span_ms=10_000)
-        codes = [run for run in found.runs if run.group == "codes"]
-        serving = [run for run in found.runs if run.group == "serving"]
-        assert [run.refresh_every for run in codes[:4]] == list(INTERVALS)
-        assert [run.sync_every for run in serving[:4]] == list(INTERVALS)
-        assert found.references == {"codes": "every_1", "serving": "sync_1"}
-        days = plan("staleness", S, span_ms=100_000_000)
-        assert [r.name for r in days.runs if r not in found.runs] == ["model_day"]
-
-    def test_of_several_units_each_has_groups_of_its_own(self) -> None:
-        found = plan("k", S, ["eta", "exact"])
-        assert len(found.runs) == 2 * len(KS)
-        assert found.references == {"ETA: k": "eta_k_8", "exact inner product: k": "exact_k_8"}
-        assert len({run.name for run in found.runs}) == len(found.runs)
-
-    def test_new_items_are_scored_apart_from_the_same_runs(self) -> None:
-        found = plan("cold", S)
-        assert [run.scored for run in found.runs] == ["new", "new", "all", "all"]
-        assert found.runs[0].learns() == found.runs[2].learns() != found.runs[1].learns()
-
-    @pytest.mark.parametrize(
-        ("models", "line"),
-        [
-            (["eta", "dnn"], "--models: expected some of .*, got 'dnn'"),
-            (["eta", "eta"], "--models: expected models that differ, got eta, eta"),
-            ([], "--models: expected models that differ, got none"),
-        ],
-    )
-    def test_models_that_are_none_are_named(self, models: list[str], line: str) -> None:
-        with pytest.raises(SettingsError, match=line):
-            plan("models", S, models)
-
-    def test_changes_are_told_by_their_names_in_the_file(self) -> None:
-        run = Run("a", "a", "g", {"unit": "eta", "mlp": (4, 2), "top_k": 3}, length=9)
-        assert changes_of(S, run) == {"model.mlp": "[4, 2]", "model.top_k": 3, "stream.max_history": 9}
 
 
 def test_cold_items_are_scored_apart_and_learned_once(tmp_path: Path) -> None:
