@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich import box
@@ -14,6 +14,7 @@ from rich.table import Table
 
 from instep.cli_imports import OutFolder, importing
 from instep.cli_services import installation, topics
+from instep.cli_study import studies
 from instep.console import SETTINGS_NAME, make_folder, progress_bar, settings_of, write_log
 
 # What pulls in torch, the settings too, is imported where it is needed: --help and a mistyped option answer at once.
@@ -27,8 +28,11 @@ app = typer.Typer(
 app.add_typer(importing, name="import")
 app.add_typer(topics, name="topics")
 app.add_typer(installation)
+app.add_typer(studies)
 
 Seed = Annotated[int, typer.Option(min=0)]
+DriftName = Literal["none", "moved", "arrivals", "shifted", "relabelled", "dead"]
+"""The names of ``instep.drifts.DRIFTS``, which takes numpy to read."""
 
 
 @app.command()
@@ -106,18 +110,21 @@ def simulate(
     users: Annotated[int, typer.Option(min=1)] = 4_000,
     items: Annotated[int, typer.Option(min=80)] = 2_000,
     slates_per_s: Annotated[float, typer.Option(min=0.001, help="Of event time.")] = 5.0,
+    drift: Annotated[DriftName, typer.Option(help="What changes on the way, from its middle on.")] = "none",
     seed: Seed = 0,
 ) -> None:
-    """Write the event log of a simulated product, in which the best possible AUC is known."""
+    """Write the event log of a simulated product, and beside it the truth, by which the best possible AUC is known."""
+    from instep import truth as truth_file
+    from instep.drifts import DRIFTS
     from instep.simulator import Truth, World, events
     from trainer.scores import auc
 
     world = World(seed=seed, n_users=users, n_items=items, slates_per_s=slates_per_s)
     truth = Truth()
     features = [{"name": "category", "of": "item"}, {"name": "device", "of": "context"}]
-    told = write_log(
-        out, lambda path: _events_to(path, events(world, slates, truth=truth)), {"features": features}
-    )
+    stream = events(world, slates, drifts=DRIFTS[drift], truth=truth)
+    told = write_log(out, lambda path: _events_to(path, stream), {"features": features})
+    truth_file.save(truth, out / truth_file.NAME)
     typer.echo(told)
     p, clicked = truth.arrays()
     typer.echo(f"click-through rate {clicked.mean():.4f}, best possible AUC {auc(p, clicked):.4f}")
@@ -177,7 +184,11 @@ def _expected() -> tuple[type[Exception], ...]:
     from instep.reading import BadDataset
     from instep.scorebook import ScorebookError
     from instep.settings import SettingsError
-    from instep.study.folder import StudyError
+    from instep.study.conduct import StudyError
+    from instep.study.folder import StudyError as BadStudy
+    from instep.study.pool import TaskError
+    from instep.study.spool import SpoolError
+    from instep.truth import TruthError
     from instep.world import BadWorld
     from ranker.client import RankerError
     from stream.log import LogError, Unavailable
@@ -185,8 +196,10 @@ def _expected() -> tuple[type[Exception], ...]:
     from trainer.checkpoint import CheckpointError
     from trainer.table import TableFull
 
-    of_files = (LogError, BadDataset, CheckpointError, ScorebookError, StudyError, RankerError, OSError)
-    return (SettingsError, RedisSettingsError, BadWorld, TooManyDeadError, TableFull, Unavailable, *of_files)
+    of_files = (LogError, BadDataset, CheckpointError, ScorebookError, RankerError, OSError)
+    of_studies = (StudyError, BadStudy, TaskError, SpoolError, TruthError)
+    others = (SettingsError, RedisSettingsError, BadWorld, TooManyDeadError, TableFull, Unavailable)
+    return (*others, *of_files, *of_studies)
 
 
 def _in_one_line(error: Exception) -> str:

@@ -45,8 +45,8 @@ class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):
     mlp: tuple[Annotated[int, Meta(ge=1, le=8192)], ...] = (200, 80)
     short: Annotated[int, Meta(ge=1, le=256)] = 16
     top_k: Annotated[int, Meta(ge=1, le=1024)] = 48
-    bits: Literal[64, 128, 192, 256] = 64
-    """Of an item's code; its coded fields share them."""
+    bits: Literal[16, 32, 64, 128, 192, 256] = 64
+    """Of an item's code; its coded fields share them. Fewer than 64 take as much room as 64."""
     coded: Annotated[int, Meta(ge=1, le=8)] = 2
     """How many item fields have codes: 1 is the item's id alone, 2 the id and the category."""
     warm_up_steps: Annotated[int, Meta(ge=0, le=10**9)] = 600

@@ -32,6 +32,7 @@ IMPORTS = ("mind", "movielens", "taobao", "kuairand", "csv")
 COMMANDS = (
     ["replay"],
     ["demo"],
+    ["study"],
     ["simulate"],
     ["report"],
     ["import"],
