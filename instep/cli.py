@@ -43,6 +43,12 @@ def replay(
         str | None,
         typer.Option(help="The interest unit: eta, full, average ..., see docs/models.md. [settings: eta]"),
     ] = None,
+    search: Annotated[
+        str | None,
+        typer.Option(
+            help="How it finds behaviours: hamming, inner, category, recent or none. [the unit's own]"
+        ),
+    ] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Folder; a run that was stopped goes on from there.")
     ] = None,
@@ -60,7 +66,7 @@ def replay(
     from instep.pipeline import TooManyDeadError
 
     chosen = settings_of(settings, log)
-    changes = {"unit": model, "seed": seed}
+    changes = {"unit": model, "search": search, "seed": seed}
     chosen = chosen.with_model(**{k: v for k, v in changes.items() if v is not None})
     held = replaying.Refresh.parse(refresh)
     make_folder(out)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 studies = typer.Typer()
 
-KindName = Literal["models", "staleness", "length", "bits", "k", "cold"]
+KindName = Literal["models", "search", "staleness", "length", "bits", "k", "cold"]
 """As ``instep.study.results.Kind``, which would take msgspec to read."""
 
 
@@ -38,8 +38,8 @@ def study(
         KindName,
         typer.Option(
             "--study",
-            help="What is compared: models; codes and serving held back (staleness); length of the history; "
-            "bits of a code; k; new items (cold).",
+            help="What is compared: models; how a model finds behaviours (search); codes and serving held back "
+            "(staleness); length of the history; bits of a code; k; new items (cold).",
         ),
     ] = "models",
     models: Annotated[

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -64,7 +64,7 @@ class Traces:
     probed: NDArray[np.int64]
     """``[m]``: the batches that were probed."""
     probes: NDArray[np.float64]
-    """``[m, 4]``: ``with_exact, recall, by_chance, ties`` of each; nan where it is undefined."""
+    """``[m, 5]``: ``with_own, with_exact, recall, by_chance, ties`` of each; nan where it is undefined."""
 
 
 def learn(job: Job, now_s: Callable[[], float], tell: Tell) -> None:
@@ -82,7 +82,7 @@ def learn(job: Job, now_s: Callable[[], float], tell: Tell) -> None:
     topics = truth_file.load(job.truth).topics_of if job.truth is not None else None
     learning = Learning(job.run, job.settings, job.n_batches)
     flips = np.zeros(job.n_batches, np.int64)
-    probes = dict.fromkeys(probed(job.n_batches) if job.run.sync_every is None else [], (np.nan,) * 4)
+    probes = dict.fromkeys(probed(job.n_batches) if job.run.sync_every is None else [], (np.nan,) * 5)
     done, total = 0, int(spool.n_candidates[: job.n_batches].sum())
     job.folder.mkdir(parents=True, exist_ok=True)
     with _whole(job.folder / "p.bin") as file:
@@ -93,11 +93,11 @@ def learn(job: Job, now_s: Callable[[], float], tell: Tell) -> None:
                 batch = joined.batch if job.run.length is None else most_recent(joined.batch, job.run.length)
                 found = overlap(learning.learner, batch, topics)
                 undecided = ties(learning.learner, batch)
-                probes[i] = (found.with_exact, found.topic_recall, found.by_chance, undecided)
+                probes[i] = (*astuple(found), undecided)
             done += len(p)
             tell(done, total)
     probed_at = np.array(list(probes), np.int64)
-    values = np.array(list(probes.values()), np.float64).reshape(-1, 4)
+    values = np.array(list(probes.values()), np.float64).reshape(-1, 5)
     with _whole(job.folder / "traces.npz") as file:
         np.savez(file, allow_pickle=False, flips=flips, probed=probed_at, probes=values)
     weights = weights_sha256(learning.learner.state())

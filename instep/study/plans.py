@@ -20,7 +20,30 @@ INTERVALS = (1, 10, 100, 1_000)
 LENGTHS = (64, 128, 256, 512, 1_024, 2_048, 4_096)
 BITS = (16, 32, 64, 128, 256)
 KS = (8, 16, 32, 48, 64, 96, 128)
-TITLES = {"eta": "ETA", "exact": "exact inner product", "full": "full target attention"}
+SEARCHES = ("none", "inner", "hamming", "category", "recent")
+OFFLINE = 100
+"""Steps between two indexes of a unit whose index is offline."""
+TITLES = {
+    "short": "short part alone",
+    "average": "average pooling",
+    "afm": "AFM",
+    "additive": "additive attention",
+    "din": "DIN",
+    "din_sigmoid": "DIN, sigmoid",
+    "din_softmax": "DIN, softmax",
+    "dien": "DIEN",
+    "bst": "BST",
+    "transformer": "Transformer",
+    "transformer_prenorm": "Transformer, pre-norm",
+    "mimn": "MIMN",
+    "sim_hard": "SIM(hard)",
+    "sim_soft": f"SIM(soft), index every {OFFLINE} steps",
+    "eta": "ETA",
+    "sdim": "SDIM",
+    "twin": "TWIN",
+    "exact": "exact inner product",
+    "full": "full target attention",
+}
 
 
 @dataclass(frozen=True)
@@ -101,7 +124,7 @@ def plan(kind: Kind, settings: Settings, models: Sequence[str] | None = None, sp
         raise SettingsError(f"--models: expected models that differ, got {', '.join(chosen) or 'none'}")
     title, x_axis = _HEADS[kind]
     if kind == "models":
-        runs = [Run(unit, TITLES.get(unit, unit), "models", {"unit": unit}) for unit in chosen]
+        runs = [_model(unit) for unit in chosen]
         reference = {"models": "eta" if "eta" in chosen else chosen[0]}
     else:
         runs, reference = [], {}
@@ -130,8 +153,14 @@ def plan(kind: Kind, settings: Settings, models: Sequence[str] | None = None, sp
     return Plan(kind, title, tuple(kept), references, x_axis, tuple(notes))
 
 
+def _model(unit: str) -> Run:
+    every = OFFLINE if UNITS[unit].sample else 1
+    return Run(unit, TITLES.get(unit, unit), "models", {"unit": unit}, refresh_every=every)
+
+
 _HEADS: dict[Kind, tuple[str, str]] = {
     "models": ("Models", ""),
+    "search": ("How behaviours are found", ""),
     "staleness": ("Staleness: codes, and what is served, held back", "steps between refreshes"),
     "length": ("Length of the history", "behaviours"),
     "bits": ("Bits of a code", "bits"),
@@ -145,6 +174,12 @@ def _of_unit(kind: Kind, settings: Settings, unit: str, span_ms: int) -> tuple[l
     of = {"unit": unit}
     if kind == "staleness":
         return list(_staleness(of, span_ms)), {"codes": "every_1", "serving": "sync_1"}
+    if kind == "search":
+        titles = {"none": "no search, all of them", "inner": "inner product", "hamming": "Hamming distance"}
+        named = {s: titles.get(s, "most recent" if s == "recent" else f"same {s}") for s in SEARCHES}
+        return [Run(s, title, "search", {**of, "search": s}) for s, title in named.items()], {
+            "search": "none"
+        }
     if kind == "cold":
         return list(_cold(of)), {"new items": "born_category", "all candidates": "all_born_category"}
     made: dict[str, tuple[str, Iterable[int], int, Callable[[int], Run]]] = {

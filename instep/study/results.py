@@ -7,7 +7,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-Kind = Literal["models", "staleness", "length", "bits", "k", "cold"]
+Kind = Literal["models", "search", "staleness", "length", "bits", "k", "cold"]
 
 
 class Figure(Struct, frozen=True):

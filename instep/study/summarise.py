@@ -28,6 +28,7 @@ from instep.study.figures import (
 from instep.study.plans import Plan, Run
 from instep.study.results import Cost, Found
 from instep.study.spool import Spool
+from trainer.model.units import UNITS
 from trainer.scores import auc
 
 FolderOf = Callable[[Run, int, int], Path]
@@ -175,7 +176,7 @@ def _found(
         line.title,
         line.group,
         changed.model.unit,
-        getattr(changed.model, "search", "own"),
+        UNITS[changed.model.unit].search if changed.model.search == "own" else changed.model.search,
         changes_of(settings, run),
         auc=by_name["auc"],
         ne=by_name["ne"],
@@ -195,7 +196,7 @@ def _with_traces(
     found: Found, run: Run, settings: Settings, logs: Sequence[Log], n_seeds: int, folder_of: FolderOf
 ) -> Found:
     """The same with what the search found and how much moved."""
-    columns: list[list[list[NDArray[np.float64]]]] = [[], [], [], []]
+    columns: list[list[list[NDArray[np.float64]]]] = [[], [], [], [], []]
     flips, seconds = [], []
     for i, log in enumerate(logs):
         kept = [traces(folder_of(run, i, s)) for s in range(n_seeds)]
@@ -205,10 +206,11 @@ def _with_traces(
         flips += [float(t.flips[first:].mean()) for t in kept]
         done = [finished(folder_of(run, i, s)) for s in range(n_seeds)]
         seconds += [d.seconds for d in done if d is not None]
-    overlap_exact, recall, by_chance, ties = (probes_mean(column) for column in columns)
+    overlap, overlap_exact, recall, by_chance, ties = (probes_mean(column) for column in columns)
     real = min(settings.model.bits, 64) / 64  # a shorter code stands in its word several times
     return msgspec.structs.replace(
         found,
+        overlap=overlap,
         overlap_exact=overlap_exact,
         recall=recall,
         by_chance=by_chance,

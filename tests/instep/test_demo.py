@@ -21,6 +21,7 @@ from tests.worlds import make_log, product, small
 from trainer.batch import Batch
 from trainer.learner import Learner, locate
 from trainer.loop import Step
+from trainer.model.attention import TargetAttention
 
 N_SLATES = 400
 
@@ -257,7 +258,40 @@ class TestOverlap:
     @pytest.mark.parametrize("unit", ["average", "full"])
     def test_a_unit_that_searches_nothing_has_none(self, unit: str) -> None:
         found = overlap(*learnt(unit), topics_of)
-        assert np.isnan([found.with_exact, found.topic_recall, found.by_chance]).all()
+        assert np.isnan([found.with_own, found.with_exact, found.topic_recall, found.by_chance]).all()
+
+    def test_a_search_by_the_attention_itself_finds_all_that_weighs_most(self) -> None:
+        assert overlap(*learnt("twin")).with_own == pytest.approx(1, abs=1e-3)
+
+    def test_what_weighs_most_is_as_the_attention_says_one_candidate_at_a_time(self) -> None:
+        learner, batch = learnt("eta")
+        k, short, table, unit = learner.config.k, learner.config.short, learner.table, learner.network.long
+        assert isinstance(unit, TargetAttention)
+        at, shared = locate(table, batch), []
+        search = learner.network.reading.find
+        assert search is not None
+        start, stop = batch.start[:-1], np.maximum(batch.start[:-1], batch.start[1:] - short)
+        picked = search(table, batch, at, False)(start, stop, k).positions
+        w = {name: value.detach().double().numpy() for name, value in unit.named_parameters()}
+        for n, b in enumerate(batch.slate):
+            long = range(start[b], stop[b])
+            if len(long) > k:
+                target = table.rows[at.items[n]].ravel().astype(np.float64)
+                weights = np.zeros(len(long))
+                for h in range(len(w["query"])):
+                    query = w["key"][h].T @ (w["query"][h] @ target)
+                    scores = [
+                        query @ table.rows[at.sequence[t]].ravel()
+                        + w["gap_bias"][int((batch.at_ms[b] - batch.sequence_at[t]) // 1000).bit_length(), h]
+                        for t in long
+                    ]
+                    e = np.exp(np.array(scores) - np.max(scores))
+                    weights += e / e.sum()
+                best = [long[i] for i in np.argsort(weights)[-k:]]
+                shared.append(len(set(best) & set(picked[n].tolist())) / k)
+        found = overlap(learner, batch).with_own
+        assert 0 < found < 1
+        assert found == pytest.approx(np.mean(shared), abs=0.01)  # float32 may swap near ties
 
 
 def test_the_hidden_topics_of_the_demo_are_those_of_the_world(shown: Shown) -> None:

@@ -8,9 +8,10 @@ import msgspec
 import pytest
 
 from instep.settings import SettingsError
-from instep.study.plans import BITS, INTERVALS, KS, LENGTHS, Run, plan
+from instep.study.plans import BITS, INTERVALS, KS, LENGTHS, TITLES, Run, plan
 from instep.study.summarise import changes_of
 from tests.worlds import small
+from trainer.model.searches import N_COUNTS
 from trainer.model.units import UNITS
 
 S = small()
@@ -52,6 +53,24 @@ def test_staleness_holds_back_codes_and_what_is_served() -> None:
     assert found.references == {"codes": "every_1", "serving": "sync_1"}
     days = plan("staleness", S, span_ms=100_000_000)
     assert [r.name for r in days.runs if r not in found.runs] == ["model_day"]
+
+
+def test_a_unit_finds_behaviours_in_every_way_there_is_and_all_of_them_is_the_reference() -> None:
+    found = plan("search", S, ["eta"])
+    assert {run.changes["search"] for run in found.runs} == {*N_COUNTS, "recent", "none"}
+    assert found.references == {"search": "none"}
+    for run in found.runs:
+        S.with_model(**run.changes)
+
+
+def test_an_offline_index_is_not_live_and_every_other_search_is() -> None:
+    every = {run.name: run.refresh_every for run in plan("models", S).runs}
+    assert every.pop("sim_soft") > 1
+    assert set(every.values()) == {1}
+
+
+def test_every_unit_has_a_name_for_people() -> None:
+    assert list(TITLES) == [name for name in TITLES if name in UNITS] == list(UNITS)
 
 
 def test_of_several_units_each_has_groups_of_its_own() -> None:
