@@ -11,8 +11,10 @@ from dataclasses import dataclass
 
 from trainer.model.attention import TargetAttention
 from trainer.model.average import Average
+from trainer.model.bst import BST
 from trainer.model.interest import Interest
 from trainer.model.searches import SearchName
+from trainer.model.transformer import PreNormTransformer, Transformer
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,9 @@ class Unit:
 UNITS: dict[str, Unit] = {
     "short": Unit(None, "none", counts="inner"),
     "average": Unit(Average, "none", whole=True),
+    "bst": Unit(BST, "recent", whole=True),
+    "transformer": Unit(Transformer, "recent", whole=True),
+    "transformer_prenorm": Unit(PreNormTransformer, "recent", whole=True),
     "sim_hard": Unit(TargetAttention, "category"),
     "eta": Unit(TargetAttention, "hamming"),
     "exact": Unit(TargetAttention, "inner"),
