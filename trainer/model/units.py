@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 from trainer.model.attention import TargetAttention
 from trainer.model.average import Average
+from trainer.model.bst import BST
 from trainer.model.interest import Interest
 from trainer.model.sdim import SDIM
 from trainer.model.searches import SearchName
 from trainer.model.sim import SAMPLE, SIMSoft
+from trainer.model.transformer import PreNormTransformer, Transformer
 from trainer.model.twin import TWIN
 
 
@@ -37,6 +39,9 @@ class Unit:
 UNITS: dict[str, Unit] = {
     "short": Unit(None, "none", counts="inner"),
     "average": Unit(Average, "none", whole=True),
+    "bst": Unit(BST, "recent", whole=True),
+    "transformer": Unit(Transformer, "recent", whole=True),
+    "transformer_prenorm": Unit(PreNormTransformer, "recent", whole=True),
     "sim_hard": Unit(TargetAttention, "category"),
     "sim_soft": Unit(SIMSoft, "attention", counts="inner", sample=SAMPLE),
     "eta": Unit(TargetAttention, "hamming"),
