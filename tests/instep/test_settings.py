@@ -40,7 +40,8 @@ def test_without_a_file_everything_has_a_default() -> None:
         ({"model": {"mlp": [80, 0]}}, "model.mlp[1]: expected `int` >= 1, got 0"),
         (
             {"model": {"unit": "etta"}},
-            "model.unit: expected one of short, average, sim_hard, eta, exact, full, got 'etta'",
+            "model.unit: expected one of short, average, afm, "
+            "additive, din, din_sigmoid, din_softmax, sim_hard, eta, exact, full, got 'etta'",
         ),
         ({"model": {"bits": 100}}, "model.bits: expected one of 64, 128, 192, 256, got 100"),
         ({"model": {"heads": 5}}, "model.heads: expected a divisor of dim times item fields = 64, got 5"),
@@ -123,8 +124,8 @@ def test_other_model_settings_are_checked_like_a_file() -> None:
         Settings().model, unit="full", seed=7
     )
     assert Settings().with_model() == Settings()
-    with pytest.raises(SettingsError, match=r"settings: model\.unit: expected one of short, .*, got 'din'"):
-        Settings().with_model(unit="din")
+    with pytest.raises(SettingsError, match=r"settings: model\.unit: expected one of short, .*, got 'dnn'"):
+        Settings().with_model(unit="dnn")
     with pytest.raises(SettingsError, match=r"settings: model\.seed: expected `int` >= 0, got -1"):
         Settings().with_model(seed=-1)
 

@@ -16,11 +16,11 @@ from trainer.model.interest import Picked, see
 
 torch.set_num_threads(1)
 
-ANY_ORDER = ["average"]
+ANY_ORDER = ["average", "afm", "additive", "din", "din_sigmoid", "din_softmax"]
 """Units that do not know the order of behaviours nor their times."""
 ANY_ORDER_OF_TIMED = ["sim_hard", "eta", "exact", "full"]
 """Units that do not know the order, but the time since each behaviour."""
-WITHOUT_WEIGHTS = ["average"]
+WITHOUT_WEIGHTS = ["average", "afm"]
 COUNTS = [3, 0, 1, 5]
 
 

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from trainer.model.additive import Additive
+from trainer.model.afm import AFM
 from trainer.model.attention import TargetAttention
 from trainer.model.average import Average
+from trainer.model.din import DIN, SigmoidDIN, SoftmaxDIN
 from trainer.model.interest import Interest
 from trainer.model.searches import SearchName
 
@@ -32,6 +35,11 @@ class Unit:
 UNITS: dict[str, Unit] = {
     "short": Unit(None, "none", counts="inner"),
     "average": Unit(Average, "none", whole=True),
+    "afm": Unit(AFM, "recent", whole=True),
+    "additive": Unit(Additive, "recent", whole=True),
+    "din": Unit(DIN, "recent", whole=True),
+    "din_sigmoid": Unit(SigmoidDIN, "recent", whole=True),
+    "din_softmax": Unit(SoftmaxDIN, "recent", whole=True),
     "sim_hard": Unit(TargetAttention, "category"),
     "eta": Unit(TargetAttention, "hamming"),
     "exact": Unit(TargetAttention, "inner"),
