@@ -21,6 +21,9 @@ from torch.nn import functional
 
 from trainer.model.interest import Interest, Seen
 
+GAIN = 16.0
+"""Where ``P`` starts, times an orthogonal matrix: products of short vectors are shorter still."""
+
 
 class AFM(Interest):
     """``P (sum over p of a_p v_i * v_j)``, zeros if there is no behaviour."""
@@ -31,7 +34,7 @@ class AFM(Interest):
         self.fields = fields
         self.hidden = nn.Linear(d, d)
         self.score = nn.Linear(d, 1, bias=False)
-        self.out = nn.Parameter(torch.eye(d).repeat(fields, 1))  # [D, d]
+        self.out = nn.Parameter(nn.init.orthogonal_(torch.empty(dim, d), GAIN))  # [D, d]
 
     def read(self, seen: Seen) -> Tensor:
         products = self.products(seen)  # [N, P, d]
