@@ -79,7 +79,7 @@ def test_the_layer_taken_apart_is_that_of_the_concatenation_and_so_are_its_gradi
     unit = make_din("din", seed % 100)
     target, rows = make_vectors(2 * len(counts), seed)
     picked = make_lists(counts, seed)
-    got = unit.mix(see(target, rows, picked))
+    got = unit.mix(see(target, rows, picked).each())
     expected = unit.hidden(concatenated(see(target, rows, picked)))
     torch.testing.assert_close(got, expected)
     grad = torch.randn(got.shape, generator=torch.Generator().manual_seed(seed), dtype=got.dtype)

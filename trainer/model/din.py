@@ -53,19 +53,23 @@ class DIN(Interest):
         nn.init.constant_(self.score.bias, self.base)
 
     def read(self, seen: Seen) -> Tensor:
-        return torch.einsum("nk,nkd->nd", self.weigh(seen), seen.x[seen.of])
+        each = seen.each()
+        return torch.einsum("nk,nkd->nd", self.weights(each), each.x)
 
     def weigh(self, seen: Seen) -> Tensor:
-        filled = seen.filled[seen.of]
-        hidden = self.dice(self.mix(seen), filled)
-        return self.activate(self.score(hidden)[:, :, 0], filled)
+        return self.weights(seen.each())
 
-    def mix(self, seen: Seen) -> Tensor:
+    def weights(self, each: Seen) -> Tensor:
+        """``[N, k]`` of lists that nobody shares."""
+        hidden = self.dice(self.mix(each), each.filled)
+        return self.activate(self.score(hidden)[:, :, 0], each.filled)
+
+    def mix(self, each: Seen) -> Tensor:
         """The first layer ``[N, k, C]``, split."""
         key, query, minus, times = self.hidden.weight.chunk(4, 1)  # [C, D] each
-        of_key = key - minus + times * seen.target[:, None]  # [N, C, D]
-        of_query = seen.target @ (query + minus).T + self.hidden.bias  # [N, C]
-        return torch.baddbmm(of_query[:, None], seen.x[seen.of], of_key.transpose(1, 2))
+        of_key = key - minus + times * each.target[:, None]  # [N, C, D]
+        of_query = each.target @ (query + minus).T + self.hidden.bias  # [N, C]
+        return torch.baddbmm(of_query[:, None], each.x, of_key.transpose(1, 2))
 
     def activate(self, scores: Tensor, filled: Tensor) -> Tensor:
         """Weights of scores ``[N, k]``, 0 where nothing is."""
