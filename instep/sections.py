@@ -38,6 +38,11 @@ class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):
     unit: Literal[
         "short",
         "average",
+        "afm",
+        "additive",
+        "din",
+        "din_sigmoid",
+        "din_softmax",
         "bst",
         "transformer",
         "transformer_prenorm",

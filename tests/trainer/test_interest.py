@@ -16,7 +16,7 @@ from trainer.model.interest import Picked, see
 
 torch.set_num_threads(1)
 
-ANY_ORDER = ["average", "sdim"]
+ANY_ORDER = ["average", "sdim", "afm", "additive", "din", "din_sigmoid", "din_softmax"]
 """Units that do not know the order of behaviours nor their times."""
 ANY_ORDER_OF_TIMED = [
     "sim_hard",
@@ -30,7 +30,7 @@ ANY_ORDER_OF_TIMED = [
     "transformer_prenorm",
 ]
 """Units that do not know the order, but the time since each behaviour."""
-WITHOUT_WEIGHTS = ["average", "sdim"]
+WITHOUT_WEIGHTS = ["average", "sdim", "afm"]
 COUNTS = [3, 0, 1, 5]
 
 

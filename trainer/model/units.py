@@ -9,9 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from trainer.model.additive import Additive
+from trainer.model.afm import AFM
 from trainer.model.attention import TargetAttention
 from trainer.model.average import Average
 from trainer.model.bst import BST
+from trainer.model.din import DIN, SigmoidDIN, SoftmaxDIN
 from trainer.model.interest import Interest
 from trainer.model.sdim import SDIM
 from trainer.model.searches import SearchName
@@ -39,6 +42,11 @@ class Unit:
 UNITS: dict[str, Unit] = {
     "short": Unit(None, "none", counts="inner"),
     "average": Unit(Average, "none", whole=True),
+    "afm": Unit(AFM, "recent", whole=True),
+    "additive": Unit(Additive, "recent", whole=True),
+    "din": Unit(DIN, "recent", whole=True),
+    "din_sigmoid": Unit(SigmoidDIN, "recent", whole=True),
+    "din_softmax": Unit(SoftmaxDIN, "recent", whole=True),
     "bst": Unit(BST, "recent", whole=True),
     "transformer": Unit(Transformer, "recent", whole=True),
     "transformer_prenorm": Unit(PreNormTransformer, "recent", whole=True),
