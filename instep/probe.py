@@ -17,6 +17,7 @@ from trainer.model.interest import see
 from trainer.model.searches import hamming, make_search
 from trainer.model.simhash import hamming as distance
 from trainer.model.simhash import item_codes
+from trainer.model.twin import heaviest
 
 Topics = Callable[[NDArray[np.uint64]], NDArray[np.int64]]
 
@@ -92,7 +93,7 @@ def _weighed_most(
     if weights is None:
         return None
     weights = weights.masked_fill(~seen.filled[seen.of], -torch.inf)
-    best = weights.topk(min(k, weights.shape[1]), dim=1).indices.numpy()
+    best = heaviest(weights.detach().numpy(), min(k, weights.shape[1]))
     return np.take_along_axis(inputs.long.positions[inputs.long.of], best, 1)
 
 

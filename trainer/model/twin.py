@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from trainer.batch import Batch
 from trainer.model.attention import TargetAttention
@@ -44,8 +45,20 @@ class TWIN(TargetAttention):
                 since = gaps(np.arange(begin, end, dtype=np.int32)[None], np.array([b]), batch)[0]
                 bias = self.gap_bias[torch.from_numpy(since).long()].T  # [H, L]
                 weights = (queries[mine] @ x.T + bias).softmax(-1).mean(1)  # [C, L]
-                best = weights.detach().topk(k, sorted=False).indices.sort().values
-                positions[mine] = begin + best.numpy()
+                positions[mine] = begin + heaviest(weights.detach().numpy(), k)
             return Found(positions, np.zeros((len(items), 0), np.int32))
 
         return find
+
+
+def heaviest(weights: NDArray[np.floating], k: int) -> NDArray[np.int64]:
+    """Places ``[n, k]`` of the k largest of each row ``[n, L]``, ascending; of equal ones the last.
+
+    >>> heaviest(np.array([[3.0, 1.0, 2.0, 1.0]]), 3).tolist()
+    [[0, 2, 3]]
+    """
+    least = -np.partition(-weights, k - 1, axis=1)[:, k - 1 : k]
+    above, equal = weights > least, weights == least
+    wanted = k - above.sum(1, keepdims=True)
+    later = equal[:, ::-1].cumsum(1)[:, ::-1]  # how many of the equal ones stand here or further on
+    return np.nonzero(above | (equal & (later <= wanted)))[1].reshape(len(weights), k)
