@@ -35,7 +35,7 @@ class StreamSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """[model]: the network and how it learns."""
 
-    unit: Literal["short", "average", "sim_hard", "eta", "exact", "full"] = "eta"
+    unit: Literal["short", "average", "sim_hard", "eta", "exact", "full", "dien", "mimn"] = "eta"
     search: Literal["own", "hamming", "inner", "category", "recent", "none"] = "own"
     """How the unit finds behaviours, if not its own way."""
     dim: Annotated[int, Meta(ge=4, le=512)] = 32

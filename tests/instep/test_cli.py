@@ -207,7 +207,7 @@ def test_a_command_line_that_is_none_says_which_part_and_where_help_is(
     [
         (
             ["--model", "dnn"],
-            "settings: model.unit: expected one of short, average, sim_hard, eta, exact, full, got 'dnn'",
+            "settings: model.unit: expected one of short, average, sim_hard, eta, exact, full, dien, mimn, got 'dnn'",
         ),
         (["--seed", "-1"], "settings: model.seed: expected `int` >= 0, got -1"),
         (

@@ -40,7 +40,7 @@ def test_without_a_file_everything_has_a_default() -> None:
         ({"model": {"mlp": [80, 0]}}, "model.mlp[1]: expected `int` >= 1, got 0"),
         (
             {"model": {"unit": "etta"}},
-            "model.unit: expected one of short, average, sim_hard, eta, exact, full, got 'etta'",
+            "model.unit: expected one of short, average, sim_hard, eta, exact, full, dien, mimn, got 'etta'",
         ),
         ({"model": {"bits": 100}}, "model.bits: expected one of 64, 128, 192, 256, got 100"),
         ({"model": {"heads": 5}}, "model.heads: expected a divisor of dim times item fields = 64, got 5"),

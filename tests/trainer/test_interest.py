@@ -20,7 +20,7 @@ ANY_ORDER = ["average"]
 """Units that do not know the order of behaviours nor their times."""
 ANY_ORDER_OF_TIMED = ["sim_hard", "eta", "exact", "full"]
 """Units that do not know the order, but the time since each behaviour."""
-WITHOUT_WEIGHTS = ["average"]
+WITHOUT_WEIGHTS = ["average", "mimn"]
 COUNTS = [3, 0, 1, 5]
 
 

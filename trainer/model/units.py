@@ -11,7 +11,9 @@ from dataclasses import dataclass
 
 from trainer.model.attention import TargetAttention
 from trainer.model.average import Average
+from trainer.model.dien import DIEN
 from trainer.model.interest import Interest
+from trainer.model.mimn import MIMN
 from trainer.model.searches import SearchName
 
 
@@ -36,6 +38,8 @@ UNITS: dict[str, Unit] = {
     "eta": Unit(TargetAttention, "hamming"),
     "exact": Unit(TargetAttention, "inner"),
     "full": Unit(TargetAttention, "none", counts="inner"),
+    "dien": Unit(DIEN, "recent", whole=True),
+    "mimn": Unit(MIMN, "recent", whole=True),
 }
 
 
