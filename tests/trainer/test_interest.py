@@ -30,7 +30,7 @@ ANY_ORDER_OF_TIMED = [
     "transformer_prenorm",
 ]
 """Units that do not know the order, but the time since each behaviour."""
-WITHOUT_WEIGHTS = ["average", "sdim", "afm"]
+WITHOUT_WEIGHTS = ["average", "sdim", "afm", "mimn"]
 COUNTS = [3, 0, 1, 5]
 
 

@@ -14,8 +14,10 @@ from trainer.model.afm import AFM
 from trainer.model.attention import TargetAttention
 from trainer.model.average import Average
 from trainer.model.bst import BST
+from trainer.model.dien import DIEN
 from trainer.model.din import DIN, SigmoidDIN, SoftmaxDIN
 from trainer.model.interest import Interest
+from trainer.model.mimn import MIMN
 from trainer.model.sdim import SDIM
 from trainer.model.searches import SearchName
 from trainer.model.sim import SAMPLE, SIMSoft
@@ -47,9 +49,11 @@ UNITS: dict[str, Unit] = {
     "din": Unit(DIN, "recent", whole=True),
     "din_sigmoid": Unit(SigmoidDIN, "recent", whole=True),
     "din_softmax": Unit(SoftmaxDIN, "recent", whole=True),
+    "dien": Unit(DIEN, "recent", whole=True),
     "bst": Unit(BST, "recent", whole=True),
     "transformer": Unit(Transformer, "recent", whole=True),
     "transformer_prenorm": Unit(PreNormTransformer, "recent", whole=True),
+    "mimn": Unit(MIMN, "recent", whole=True),
     "sim_hard": Unit(TargetAttention, "category"),
     "sim_soft": Unit(SIMSoft, "attention", counts="inner", sample=SAMPLE),
     "eta": Unit(TargetAttention, "hamming"),
