@@ -34,6 +34,7 @@ KEYS = METRICS | {
     "bad_batches",
     "threads",
     "windows",
+    "kinds",
 }
 
 SMALL = """

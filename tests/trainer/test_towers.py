@@ -120,10 +120,10 @@ def test_a_gate_shares_out_one_and_begins_equal(seed: int, n_kinds: int, n_exper
 def test_experts_are_drawn_as_the_layers_they_are(n_experts: int) -> None:
     """The scale of an expert does not depend on how many there are, nor on how many units it has."""
     torch.manual_seed(0)
-    first = MMoE(200, (300, 50, 10), 2, n_experts).experts[0]
-    std = [float(w.std()) for w in first.weight.detach()]
+    first = MMoE(200, (300, 50, 10), 2, n_experts).state_dict()["experts.0.weight"]
+    std = [float(w.std()) for w in first]
     np.testing.assert_allclose(std, float(torch.nn.Linear(200, 300).weight.detach().std()), rtol=0.02)
-    assert len({w.detach().numpy().tobytes() for w in first.weight}) == n_experts
+    assert len({w.numpy().tobytes() for w in first}) == n_experts
 
 
 @pytest.mark.parametrize("towers", ["shared", "mmoe"])
@@ -132,7 +132,9 @@ def test_at_first_all_candidates_are_the_same_but_for_the_dots(towers: str) -> N
     torch.nn.init.zeros_(learner.network.dots.weight)
     p = learner.predict(as_batch(make_samples(9)))
     assert len(p) > 9
-    bias = learner.network.towers.state_dict()["layers.2.bias" if towers == "shared" else "heads.bias"].numpy()
+    bias = learner.network.towers.state_dict()[
+        "layers.2.bias" if towers == "shared" else "heads.bias"
+    ].numpy()
     expected = 1 / (1 + np.exp(-(bias.ravel() + np.log(PRIOR_RATE / (1 - PRIOR_RATE)))))
     np.testing.assert_allclose(p, np.broadcast_to(expected, p.shape), rtol=1e-5)
 
@@ -156,7 +158,7 @@ def test_kinds_that_contradict_each_other_are_told_apart(towers: str) -> None:
     assert min(found[0][0], found[1][1]) > 0.9, found
     assert max(found[0][1], found[1][0]) < 0.6, found
     if towers == "mmoe":
-        gates = learner.network.towers.gates.detach().numpy()
+        gates = learner.network.state_dict()["towers.gates"].numpy()
         assert np.abs(gates[0] - gates[1]).max() > 0.05
 
 

@@ -1,4 +1,4 @@
-"""From what is known of a candidate to one logit for each kind of action: a bottom that all share, or a mixture of experts.
+"""What is known of a candidate, to one logit for each kind of action: a bottom that all share, or a mixture of experts.
 
 With ``x`` ``[N, I]`` what is known of N candidates, ``K`` kinds, ``E`` experts::
 
