@@ -23,6 +23,7 @@ from stream.log import MemoryLog
 from stream.metrics import Metrics
 from tests.worlds import LIKED, TWO_KINDS, liked, small
 from trainer.checkpoint import CheckpointError
+from trainer.loop import Step
 from trainer.scored import decode_scored
 from trainer.worker import SCORES, TrainerRules, TrainerWorker
 
@@ -170,7 +171,11 @@ def test_what_a_trainer_writes_of_its_predictions_holds_every_kind(log: Path, tm
     """The worker, on the samples of the same log: the same predictions as the pipeline's, message by message."""
     s = two("mmoe")
     book = Scorebook(n_kinds=2)
-    pipeline = Pipeline(s, FileSource(log, 2), on_step=book.add)
+
+    def stepped(step: Step) -> None:
+        book.add(step)
+
+    pipeline = Pipeline(s, FileSource(log, 2), on_step=stepped)
     while pipeline.pump():
         pass
     samples, model, scores = MemoryLog(2), MemoryLog(1), MemoryLog(2)

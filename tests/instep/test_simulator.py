@@ -175,11 +175,13 @@ def test_likes_change_nothing_of_what_else_happens(drifts: tuple[Drift, ...]) ->
 
 def test_a_like_follows_a_click_soon_and_the_truth_knows_it() -> None:
     stream, truth = run(LIKES)
-    clicks = {(a.impression, a.item): a.at_ms for a in actions(stream) if a.kind == "click" and a.impression}
+    clicks = {
+        (a.impression or "", a.item): a.at_ms for a in actions(stream) if a.kind == "click" and a.impression
+    }
     likes = [a for a in actions(stream) if a.kind == "like"]
     slates = {i.id: i for i in impressions(stream)}
     for like in likes:
-        assert 0 < like.at_ms - clicks[like.impression, like.item] <= 60_000
+        assert 0 < like.at_ms - clicks[like.impression or "", like.item] <= 60_000
         assert like.at_ms - slates[like.impression or ""].at_ms <= LIKES.windows["like"]
     liked = {
         (i, c.item) for i, s in slates.items() for c, y in zip(s.candidates, truth.liked[i], strict=True) if y
