@@ -103,6 +103,14 @@ def test_gradients_are_those_of_differences(towers: SharedBottom | MMoE) -> None
     assert torch.autograd.gradcheck(run, (x, *free))
 
 
+@pytest.mark.parametrize("towers", [SharedBottom(WIDE, (6, 4), 2), MMoE(WIDE, (6, 4), 2, 3)])
+def test_a_candidates_logits_depend_on_it_alone(towers: SharedBottom | MMoE) -> None:
+    towers, x = moved(towers), inputs(7)
+    alone = torch.cat([towers(x[n : n + 1]) for n in range(7)])
+    torch.testing.assert_close(towers(x), alone)
+    assert towers(x[:0]).shape == (0, 2)
+
+
 @given(seed=st.integers(0, 10**6), n_kinds=st.integers(1, 3), n_experts=st.integers(1, 5))
 @settings(max_examples=20, deadline=None)
 def test_a_gate_shares_out_one_and_begins_equal(seed: int, n_kinds: int, n_experts: int) -> None:
