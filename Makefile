@@ -46,8 +46,17 @@ bench-ranker: setup ## ranking by itself, over HTTP, and while publications come
 chaos: setup ## every worker killed 20 times on a Kafka and a Redis of its own; takes about ten minutes
 	$(BIN)/python -m benchmarks.chaos
 
-results: setup ## the figures of docs/results.md; takes about an hour
-	$(BIN)/python -m benchmarks.study
+R := build/results
+study = $(BIN)/instep study $(foreach n,0 1 2,$(R)/$(1)$(n)) --out $(R)/$(2) --spool $(R)/spool --seeds 1 --warmup 0.5
+
+results: setup ## the figures of docs/results.md on simulated worlds; goes on where it was stopped
+	for n in 0 1 2; do for drift in none moved arrivals; do \
+	  $(BIN)/instep simulate $(R)/$$drift$$n --seed $$n --drift $$drift || exit 2; done; done
+	$(call study,none,models) --study models
+	$(call study,none,staleness) --study staleness
+	$(call study,moved,moved) --study staleness
+	$(call study,none,id) --study staleness --set coded=1
+	$(call study,arrivals,cold) --study cold
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich import box
@@ -14,8 +13,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from instep.cli_imports import OutFolder, importing
 from instep.cli_services import installation, topics
-from instep.console import SETTINGS_NAME, progress_bar, settings_of
+from instep.cli_study import studies
+from instep.console import SETTINGS_NAME, make_folder, progress_bar, settings_of, write_log
 
 # What pulls in torch, the settings too, is imported where it is needed: --help and a mistyped option answer at once.
 
@@ -25,18 +26,14 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-importing = typer.Typer(help="Turn a public data set into an event log.", no_args_is_help=True)
 app.add_typer(importing, name="import")
 app.add_typer(topics, name="topics")
 app.add_typer(installation)
+app.add_typer(studies)
 
-LOG_NAME = "events.jsonl.gz"
-
-Folder = Annotated[Path, typer.Argument(help="Folder with the data set's files.")]
-OutFolder = Annotated[
-    Path, typer.Argument(help=f"Folder for {LOG_NAME} and the {SETTINGS_NAME} that suits it.")
-]
 Seed = Annotated[int, typer.Option(min=0)]
+DriftName = Literal["none", "moved", "arrivals", "shifted", "relabelled", "dead"]
+"""The names of ``instep.drifts.DRIFTS``, which takes numpy to read."""
 
 
 @app.command()
@@ -67,7 +64,7 @@ def replay(
     changes = {"unit": model, "seed": seed}
     chosen = chosen.with_model(**{k: v for k, v in changes.items() if v is not None})
     held = replaying.Refresh.parse(refresh)
-    _make(out)
+    make_folder(out)
     console = Console()
     with progress_bar(console) as bar:
         task = bar.add_task("replay", total=None, note="")
@@ -115,9 +112,12 @@ def simulate(
     items: Annotated[int, typer.Option(min=80)] = 2_000,
     slates_per_s: Annotated[float, typer.Option(min=0.001, help="Of event time.")] = 5.0,
     kinds: Annotated[str, typer.Option(help="What users do: click, or click,like.")] = "click",
+    drift: Annotated[DriftName, typer.Option(help="What changes on the way, from its middle on.")] = "none",
     seed: Seed = 0,
 ) -> None:
-    """Write the event log of a simulated product, in which the best possible AUC is known."""
+    """Write the event log of a simulated product, and beside it the truth, by which the best possible AUC is known."""
+    from instep import truth as truth_file
+    from instep.drifts import DRIFTS
     from instep.simulator import Truth, World, events
     from trainer.scores import auc
 
@@ -129,91 +129,28 @@ def simulate(
     }
     if len(declared) > 1:
         raw["stream"] = {"windows": world.windows}
-    _write_log(out, lambda path: _events_to(path, events(world, slates, truth=truth)), raw)
+    stream = events(world, slates, drifts=DRIFTS[drift], truth=truth)
+    told = write_log(out, lambda path: _events_to(path, stream), raw)
+    truth_file.save(truth, out / truth_file.NAME)
+    typer.echo(told)
     for kind in declared:
         p, happened = truth.arrays(kind)
         rate = "click-through rate" if kind == "click" else f"{kind} rate"
         typer.echo(f"{rate} {happened.mean():.4f}, best possible AUC {auc(p, happened):.4f}")
 
 
-@importing.command()
-def mind(folder: Folder, out: OutFolder) -> None:
-    """MIND news: behaviors.tsv and news.tsv, with their real slates."""
-    from instep.mind import import_mind
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="Folder of a study: with its study.json.")]) -> None:
+    """Draw report.html of a study again, from its study.json."""
+    from instep.study.folder import read, write_report
 
-    features = [{"name": "category", "of": "item"}, {"name": "subcategory", "of": "item"}]
-    _write_log(out, lambda path: import_mind(folder, path), _of_a_sparse_log(features, 4))
-
-
-@importing.command()
-def movielens(folder: Folder, out: OutFolder, seed: Seed = 0) -> None:
-    """MovieLens: ratings.csv and movies.csv; a rating of 4 or more is a click in a slate of sampled movies."""
-    from instep.movielens import import_movielens
-
-    features = [{"name": "category", "of": "item"}, {"name": "genres", "of": "item"}]
-    _write_log(out, lambda path: import_movielens(folder, path, seed), _of_a_sparse_log(features, 16))
-
-
-def _of_a_sparse_log(features: list[dict[str, str]], batch_samples: int) -> dict[str, Any]:
-    """Settings of a log of days or years with few events an hour: batches wait to be full, nothing expires."""
-    from instep.datasets import DAY_MS
-
-    forever = 30 * 365 * DAY_MS
-    return {
-        "features": features,
-        "stream": {"lateness_ms": 0, "history_ttl_ms": forever},
-        "model": {"warm_up_steps": 0},  # there are too few steps to wait
-        "trainer": {
-            "batch_samples": batch_samples,
-            "batch_span_ms": DAY_MS,
-            "publish_ms": DAY_MS,
-            "checkpoint_ms": DAY_MS,
-            "row_ttl_ms": forever,
-        },
-    }
-
-
-def _write_log(out: Path, write: Callable[[Path], int], raw: dict[str, Any]) -> None:
-    from instep import settings as settings_file
-
-    _make(out)
-    settings_file.check(raw)
-    n = write(out / LOG_NAME)
-    (out / SETTINGS_NAME).write_text(_toml(raw))
-    typer.echo(f"{n:,} events written to {out / LOG_NAME}, settings to {out / SETTINGS_NAME}")
-
-
-def _make(folder: Path) -> None:
-    """Make the folder for what a command writes, before it does its work."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        raise NotADirectoryError(
-            e.errno, f"expected a folder that can be made, got: {e.strerror}", folder
-        ) from None
+    typer.echo(f"written to {write_report(read(folder), folder)}")
 
 
 def _events_to(path: Path, events: Any) -> int:
     from stream.files import write_events
 
     return write_events(path, events)
-
-
-def _toml(raw: dict[str, Any]) -> str:
-    """The few kinds of values that settings are made of, as TOML."""
-    lines = []
-    for feature in raw["features"]:
-        lines += ["[[features]]", *(f'{k} = "{v}"' for k, v in feature.items()), ""]
-    for section, values in raw.items():
-        if section != "features":
-            lines += [f"[{section}]", *(f"{k} = {_toml_value(v)}" for k, v in values.items()), ""]
-    return "\n".join(lines)
-
-
-def _toml_value(value: Any) -> str:
-    if isinstance(value, dict):
-        return f"{{ {', '.join(f'{k} = {v}' for k, v in value.items())} }}"
-    return str(value)
 
 
 def _print(console: Console, found: dict[str, Any]) -> None:
@@ -258,10 +195,15 @@ def _listed(counts: dict[str, int]) -> str:
 
 def _expected() -> tuple[type[Exception], ...]:
     """Errors whose message is for the person at the keyboard."""
-    from instep.datasets import BadDataset
     from instep.pipeline import TooManyDeadError
+    from instep.reading import BadDataset
     from instep.scorebook import ScorebookError
     from instep.settings import SettingsError
+    from instep.study.conduct import StudyError
+    from instep.study.folder import StudyError as BadStudy
+    from instep.study.pool import TaskError
+    from instep.study.spool import SpoolError
+    from instep.truth import TruthError
     from instep.world import BadWorld
     from ranker.client import RankerError
     from stream.log import LogError, Unavailable
@@ -270,7 +212,9 @@ def _expected() -> tuple[type[Exception], ...]:
     from trainer.table import TableFull
 
     of_files = (LogError, BadDataset, CheckpointError, ScorebookError, RankerError, OSError)
-    return (SettingsError, RedisSettingsError, BadWorld, TooManyDeadError, TableFull, Unavailable, *of_files)
+    of_studies = (StudyError, BadStudy, TaskError, SpoolError, TruthError)
+    others = (SettingsError, RedisSettingsError, BadWorld, TooManyDeadError, TableFull, Unavailable)
+    return (*others, *of_files, *of_studies)
 
 
 def _in_one_line(error: Exception) -> str:

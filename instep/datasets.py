@@ -1,11 +1,13 @@
-"""What importing a public data set into an event log takes: rows that name their errors, order, and Ticks."""
+"""What importing a public data set into an event log takes besides reading it: order, Ticks, chance, an account."""
 
 from __future__ import annotations
 
-import csv
-from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from heapq import heappop, heappush
+from typing import TypeVar
 
 from stream.events import Action, Event, Tick
 
@@ -14,91 +16,108 @@ MINUTE_MS, HOUR_MS, DAY_MS = 60_000, 3_600_000, 86_400_000
 CLICK_AFTER_MS = 500
 """The sets do not say when a click came: this long after its slate, less than the second they resolve."""
 
+END_S = 2**32
+"""The first second that is too late to be true, in 2106: what is meant there are milliseconds."""
 
-class BadDataset(ValueError):
-    """A data set that cannot be imported: file, row and column, what was expected, what came."""
-
-    def __init__(self, where: object, expected: str, got: object) -> None:
-        super().__init__(f"{where}: expected {expected}, got {got}")
+E = TypeVar("E")
 
 
-def find(folder: str | Path, name: str, of: str) -> Path:
-    """The file of a data set, or a BadDataset that says what should be there."""
-    path = Path(folder) / name
-    if not path.is_file():
-        raise BadDataset(
-            folder, f"a folder with {name} of {of}", "none" if Path(folder).is_dir() else "no folder"
-        )
-    return path
+@dataclass
+class Account:
+    """What became of the rows of a data set, for the one line at the end of an import."""
+
+    n_rows: int = 0
+    skipped: Counter[str] = field(default_factory=Counter)
+    """Rows, by why they were left out."""
+    noted: Counter[str] = field(default_factory=Counter)
+    """What else there is to know, counted."""
+    n_events: int = 0
+
+    def told(self) -> str:
+        """The line.
+
+        >>> Account(1200, Counter({"twice the same": 3})).told()
+        '1,200 rows; skipped 3: 3 twice the same'
+        """
+        n = self.skipped.total()
+        line = f"{self.n_rows:,} rows; skipped {n:,}" if n else f"{self.n_rows:,} rows; skipped none"
+        for start, counts in ((": ", self.skipped), ("; ", self.noted)):
+            known = {what: count for what, count in sorted(counts.items()) if count}
+            line += start * bool(known) + ", ".join(f"{count:,} {what}" for what, count in known.items())
+        return line
 
 
-def read_csv(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[str]]]:
-    """Number and the named columns of each row of a comma-separated file with a header.
+def below(n: int, key: str, draw: int = 0) -> int:
+    """A number from 0 to below ``n`` by chance, and always the same for the same key and draw.
 
-    Raises
-    ------
-    BadDataset
-        If the header lacks a column, a row has not as many columns as the header, or it is not UTF-8.
+    >>> [below(6, "a die", draw) + 1 for draw in range(10)]
+    [4, 4, 2, 4, 3, 1, 2, 1, 3, 4]
     """
-    try:
-        with path.open(encoding="utf-8", newline="") as file:
-            rows = csv.reader(file, strict=True)
-            header = next(rows, [])
-            if missing := [name for name in columns if name not in header]:
-                raise BadDataset(
-                    f"{path}:1", f"the columns {', '.join(columns)}", f"none called {', '.join(missing)}"
-                )
-            places = [header.index(name) for name in columns]
-            for row in rows:
-                if len(row) != len(header):
-                    raise BadDataset(f"{path}:{rows.line_num}", f"{len(header)} columns", len(row))
-                yield rows.line_num, [row[place] for place in places]
-    except UnicodeDecodeError as e:
-        raise BadDataset(path, "UTF-8", f"byte {e.object[e.start]:#x}") from None
-    except csv.Error as e:
-        raise BadDataset(path, "comma-separated values", e) from None
+    raw = blake2b(f"{draw} {key}".encode(), digest_size=8).digest()
+    return int.from_bytes(raw, "little") * n >> 64
+
+
+def sample(n: int, k: int, key: str) -> list[int]:
+    """``k`` different numbers from 0 to below ``n``, every set of them as likely as any other.
+
+    Source: Bentley and Floyd, *Programming Pearls: A Sample of Brilliance*, CACM 30(9), 1987.
+    """
+    if k >= n:
+        return list(range(n))
+    chosen: dict[int, None] = {}
+    for draw, last in enumerate(range(n - k, n)):
+        one = below(last + 1, key, draw)
+        chosen[last if one in chosen else one] = None
+    return list(chosen)
 
 
 def in_order(events: Iterable[Event]) -> Iterator[Event]:
-    """Let clicks that stand right behind their slate take their place in time.
+    """Let actions that stand behind their slate, earlier than their time, take their place in time.
 
-    Slates must be in order among themselves, and so must actions; only an action may be ahead of the slates
-    that follow it.
+    Slates must be in order among themselves. Held are the actions whose time has not come.
     """
-    held: deque[Action] = deque()
-    for event in events:
+    held: list[tuple[int, int, Action]] = []
+    for n, event in enumerate(events):
         if isinstance(event, Action):
-            held.append(event)
+            heappush(held, (event.at_ms, n, event))
             continue
-        while held and held[0].at_ms <= event.at_ms:
-            yield held.popleft()
+        while held and held[0][0] <= event.at_ms:
+            yield heappop(held)[2]
         yield event
-    yield from held
+    while held:
+        yield heappop(held)[2]
 
 
-def ticked(events: Iterable[Event]) -> Iterator[Event]:
-    """Put Ticks into a stream that is in order of time.
-
-    One stands right before an event when the last is a minute old; through a gap they go on hour by hour,
-    because a joiner lets no record move its clock by more; and a day of them follows the last event, so that
-    every label becomes final.
+def ticked(events: Iterable[Event], longest_ms: int = 0) -> Iterator[Event]:
+    """Put Ticks into a stream that is in order of time: see `with_ticks`.
 
     >>> clicks = [Action("click", "ada", "n7", at_ms) for at_ms in (5, 9_000_000)]
     >>> [event.at_ms for event in ticked(clicks)][:5]
     [5, 3600005, 7200005, 8999999, 9000000]
     """
+    return with_ticks(((event.at_ms, event) for event in events), longest_ms)
+
+
+def with_ticks(timed: Iterable[tuple[int, E]], longest_ms: int = 0) -> Iterator[E | Tick]:
+    """Put Ticks into a stream of times and events that is in order of time.
+
+    One stands right before an event when the last is a minute old; through a gap they go on hour by hour,
+    because a joiner lets no record move its clock by more; and a day of them follows the last event, or more
+    where the longest attribution window is, so that every label becomes final.
+    """
     now = tick = None
-    for event in events:
+    for at_ms, event in timed:
         if now is None or tick is None:
-            now = tick = event.at_ms
-        while event.at_ms - now > HOUR_MS:
+            now = tick = at_ms
+        while at_ms - now > HOUR_MS:
             now = tick = now + HOUR_MS
             yield Tick(tick)
-        if event.at_ms - tick > MINUTE_MS:
+        if at_ms - tick > MINUTE_MS:
             # Just before: at its very time, it could close a window that this event is still within.
-            tick = event.at_ms - 1
+            tick = at_ms - 1
             yield Tick(tick)
         yield event
-        now = event.at_ms
+        now = at_ms
     if now is not None:
-        yield from (Tick(now + hour * HOUR_MS) for hour in range(1, 25))
+        n_hours = max(24, longest_ms // HOUR_MS + 1)
+        yield from (Tick(now + hour * HOUR_MS) for hour in range(1, n_hours + 1))

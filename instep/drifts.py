@@ -68,6 +68,19 @@ Drift = NewItems | ShiftedInterests | MovedItems | RelabelledItems | CtrJump | D
 """What changes the world. ``at`` and ``until`` are fractions of the slates of a stream."""
 
 
+DRIFTS: dict[str, tuple[Drift, ...]] = {
+    "none": (),
+    "moved": (MovedItems(0.5, 0.3),),
+    "arrivals": tuple(NewItems(at, 0.05) for at in (0.5, 0.6, 0.7, 0.8, 0.9)),
+    "shifted": (ShiftedInterests(0.5),),
+    "relabelled": (RelabelledItems(0.5),),
+    "dead": (DeadClicks(0.5, 0.6),),
+}
+"""What ``instep simulate --drift`` can make happen: three tenths of the items take another topic half way; a twentieth
+more items at five moments of the second half; a third of the users get new interests; a fifth of the items another
+label; for a tenth of the stream no click is written."""
+
+
 @dataclass(frozen=True)
 class Change:
     """A moment at which a drift acts, or ends if ``over``; ``n`` is the drift's place among the drifts."""

@@ -22,7 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-from instep.datasets import CLICK_AFTER_MS, DAY_MS, BadDataset, find, in_order, ticked
+from instep.datasets import CLICK_AFTER_MS, DAY_MS, in_order, ticked
+from instep.reading import BadDataset, Progress, find
 from stream.events import Action, Candidate, Event, Impression, Value
 from stream.files import write_events
 
@@ -33,7 +34,7 @@ TIME = re.compile(r"(\d{1,2})/(\d{1,2})/(\d{4}) (\d{1,2}):(\d\d):(\d\d) (AM|PM)"
 Features = dict[str, dict[str, Value]]
 
 
-def import_mind(folder: str | Path, out: str | Path) -> int:
+def import_mind(folder: str | Path, out: str | Path, progress: Progress | None = None) -> int:
     """Write the log of a folder with ``behaviors.tsv`` and ``news.tsv`` to ``out``.
 
     An item's features are ``category`` and ``subcategory``. The slates are read twice, never kept.
@@ -49,10 +50,13 @@ def import_mind(folder: str | Path, out: str | Path) -> int:
     LogError
         If ``out`` cannot be written.
     """
-    behaviors, news = find(folder, "behaviors.tsv", "MIND"), find(folder, "news.tsv", "MIND")
-    features = _read_news(news)
-    log = _scan(behaviors)
-    return write_events(out, ticked(_events(behaviors, log, features)))
+    # Not from .gz: the slates are read where they lie.
+    behaviors, news = (find(folder, name, "MIND", packed=False) for name in ("behaviors.tsv", "news.tsv"))
+    progress = progress or Progress()
+    progress.expect(news.stat().st_size + 2 * behaviors.stat().st_size)
+    features = _read_news(news, progress)
+    log = _scan(behaviors, progress)
+    return write_events(out, ticked(_events(behaviors, log, features, progress)))
 
 
 @dataclass
@@ -80,9 +84,9 @@ def parse_time(text: str) -> int:
     return int(datetime(year, month, day, hour, minute, second, tzinfo=UTC).timestamp()) * 1_000
 
 
-def _read_news(path: Path) -> Features:
+def _read_news(path: Path, progress: Progress) -> Features:
     features: Features = {}
-    for n, _, line in _lines(path):
+    for n, _, line in _lines(path, progress):
         columns = _text(path, n, line).split("\t")
         if len(columns) < 3:
             raise BadDataset(
@@ -93,9 +97,9 @@ def _read_news(path: Path) -> Features:
     return features
 
 
-def _scan(path: Path) -> _Log:
+def _scan(path: Path, progress: Progress) -> _Log:
     log = _Log()
-    for n, offset, line in _lines(path):
+    for n, offset, line in _lines(path, progress):
         _, user, time, history, _ = _columns(path, n, line)
         try:
             at_ms = parse_time(time)
@@ -112,9 +116,9 @@ def _scan(path: Path) -> _Log:
     return log
 
 
-def _events(path: Path, log: _Log, features: Features) -> Iterator[Event]:
+def _events(path: Path, log: _Log, features: Features, progress: Progress) -> Iterator[Event]:
     yield from _histories(log, features)
-    yield from in_order(_slates(path, log, features))
+    yield from in_order(_slates(path, log, features, progress))
 
 
 def _histories(log: _Log, features: Features) -> Iterator[Action]:
@@ -133,10 +137,11 @@ def _histories(log: _Log, features: Features) -> Iterator[Action]:
         yield Action("click", users[user[i]], name, at_ms[i], features=features.get(name, {}))
 
 
-def _slates(path: Path, log: _Log, features: Features) -> Iterator[Event]:
+def _slates(path: Path, log: _Log, features: Features, progress: Progress) -> Iterator[Event]:
     """Each slate, and right behind it its clicks."""
     with path.open("rb") as file:
-        for i in np.argsort(np.array(log.at_ms), kind="stable").tolist():
+        order = np.argsort(np.array(log.at_ms), kind="stable").tolist()
+        for i in progress.over(order, len(order), path.stat().st_size):
             file.seek(log.offset[i])
             n = log.row[i]
             impression, user, _, _, slate = _columns(path, n, file.readline())
@@ -157,7 +162,7 @@ def _slates(path: Path, log: _Log, features: Features) -> Iterator[Event]:
                     yield Action("click", user, name, at_ms, impression, features.get(name, {}))
 
 
-def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
+def _lines(path: Path, progress: Progress) -> Iterator[tuple[int, int, bytes]]:
     """Number, offset and text of each line that is not blank."""
     offset = 0
     with path.open("rb") as file:
@@ -165,6 +170,7 @@ def _lines(path: Path) -> Iterator[tuple[int, int, bytes]]:
             if not line.isspace():
                 yield n, offset, line
             offset += len(line)
+            progress.add(len(line))
 
 
 def _columns(path: Path, n: int, line: bytes) -> list[str]:

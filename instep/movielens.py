@@ -32,7 +32,8 @@ from random import Random
 
 import numpy as np
 
-from instep.datasets import CLICK_AFTER_MS, BadDataset, find, in_order, read_csv, ticked
+from instep.datasets import CLICK_AFTER_MS, END_S, in_order, ticked
+from instep.reading import BadDataset, Progress, find, read_csv, whole
 from stream.events import Action, Candidate, Event, Impression, Value
 from stream.files import write_events
 
@@ -41,8 +42,10 @@ OTHERS = 9
 NO_GENRES = "(no genres listed)"
 
 
-def import_movielens(folder: str | Path, out: str | Path, seed: int = 0) -> int:
-    """Write the log of a folder with ``ratings.csv`` and ``movies.csv`` to ``out``.
+def import_movielens(
+    folder: str | Path, out: str | Path, seed: int = 0, progress: Progress | None = None
+) -> int:
+    """Write the log of a folder with ``ratings.csv`` and ``movies.csv``, or both as ``.gz``, to ``out``.
 
     An item's features are ``category``, its first genre, and ``genres``, all of them as one.
 
@@ -58,9 +61,12 @@ def import_movielens(folder: str | Path, out: str | Path, seed: int = 0) -> int:
         If ``out`` cannot be written.
     """
     ratings, movies = find(folder, "ratings.csv", "MovieLens"), find(folder, "movies.csv", "MovieLens")
-    genres = _read_movies(movies)
-    user, movie, rating, at_s = _read_ratings(ratings)
-    order = np.lexsort((user, at_s)).tolist()
+    progress = progress or Progress()
+    size = ratings.stat().st_size
+    progress.expect(movies.stat().st_size + 2 * size)
+    genres = _read_movies(movies, progress)
+    user, movie, rating, at_s = _read_ratings(ratings, progress)
+    order = progress.over(np.lexsort((user, at_s)).tolist(), len(user), size)
     slates = _Slates(genres, Random(seed))
     events = (event for n in order for event in slates.rate(n, user[n], movie[n], rating[n], at_s[n] * 1_000))
     return write_events(out, ticked(in_order(events)))
@@ -119,31 +125,26 @@ class _Slates:
         return others
 
 
-def _read_movies(path: Path) -> dict[int, tuple[str, ...]]:
+def _read_movies(path: Path, progress: Progress) -> dict[int, tuple[str, ...]]:
     genres = {}
-    for n, (movie, names) in read_csv(path, ("movieId", "genres")):
-        key = _whole(f"{path}:{n}: movieId", movie)
+    for n, (movie, names) in read_csv(path, ("movieId", "genres"), progress):
+        key = whole(f"{path}:{n}: movieId", movie)
         genres[key] = () if names == NO_GENRES else tuple(name for name in names.split("|") if name)
     return genres
 
 
-def _read_ratings(path: Path) -> tuple[array[int], array[int], array[float], array[int]]:
+def _read_ratings(path: Path, progress: Progress) -> tuple[array[int], array[int], array[float], array[int]]:
     """User, movie, rating and time in s of each rating, in the order of the file."""
     users, movies, ratings, times = array("q"), array("q"), array("d"), array("q")
-    for n, (user, movie, rating, at_s) in read_csv(path, ("userId", "movieId", "rating", "timestamp")):
-        users.append(_whole(f"{path}:{n}: userId", user))
-        movies.append(_whole(f"{path}:{n}: movieId", movie))
+    columns = ("userId", "movieId", "rating", "timestamp")
+    for n, (user, movie, rating, at_s) in read_csv(path, columns, progress):
+        users.append(whole(f"{path}:{n}: userId", user))
+        movies.append(whole(f"{path}:{n}: movieId", movie))
         ratings.append(_number(f"{path}:{n}: rating", rating))
-        times.append(_whole(f"{path}:{n}: timestamp", at_s, "whole seconds since 1970, before 2106", 2**32))
+        times.append(whole(f"{path}:{n}: timestamp", at_s, "whole seconds since 1970, before 2106", END_S))
     if not users:
         raise BadDataset(path, "at least one rating", "none")
     return users, movies, ratings, times
-
-
-def _whole(where: str, text: str, expected: str = "a whole number", end: int = 2**63) -> int:
-    if not (text.isascii() and text.isdigit() and len(text) < 20 and int(text) < end):
-        raise BadDataset(where, expected, repr(text[:60]))
-    return int(text)
 
 
 def _number(where: str, text: str) -> float:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trainer.batch import Batch
 from trainer.learner import Learner, locate
+from trainer.model.inputs import compared
 from trainer.model.search import Found
-from trainer.model.searches import make_search
+from trainer.model.searches import hamming, make_search
+from trainer.model.simhash import hamming as distance
+from trainer.model.simhash import item_codes
 
 Topics = Callable[[NDArray[np.uint64]], NDArray[np.int64]]
 
@@ -55,6 +59,31 @@ def overlap(learner: Learner, batch: Batch, topics: Topics | None = None) -> Ove
     if topics is not None:
         recall, chance = _recall(batch, found, long, topics, config.k, start, stop)
     return Overlap(float(np.mean(shared)), recall, chance)
+
+
+def ties(learner: Learner, batch: Batch) -> float:
+    """Share of a batch's searches by codes whose last place was decided by recency alone.
+
+    That is where the behaviour that just came in and the one that just did not are equally near. Counted are candidates
+    with more than k behaviours; nan if there are none, or the unit does not search by codes.
+    """
+    config = learner.config
+    if getattr(learner.network.reading.find, "func", None) is not hamming:
+        return float("nan")
+    at = locate(learner.table, batch)
+    young = learner.n_steps < config.warm_up_steps
+    fields = compared(young, config.shape.n_coded)
+    queries = item_codes(learner.table.codes, at.items[:, fields])
+    keys = item_codes(learner.table.codes, at.sequence[:, fields])
+    undecided = []
+    for b, (start, end) in enumerate(pairwise(batch.start.tolist())):
+        stop = max(start, end - config.short)
+        if stop - start <= config.k:
+            continue
+        for query in queries[batch.first[b] : batch.first[b + 1]]:
+            far = np.partition(distance(query, keys[start:stop]), [config.k - 1, config.k])
+            undecided.append(far[config.k - 1] == far[config.k])
+    return float(np.mean(undecided)) if undecided else float("nan")
 
 
 def _recall(

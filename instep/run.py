@@ -256,7 +256,7 @@ def ranker_service(settings: Settings, metrics: Metrics) -> RankerService:
         Outbox(open_writer, metrics, n_most=r.max_waiting, tick_ms=r.tick_ms, now_ms=now_ms, fail=end),
         scorer,
         names,
-        Lookups(live, scorer, names, model.bits),
+        Lookups(live, scorer, names, planes.shape[2]),
         Auditor(live, index, planes, metrics, r.audit_ms) if r.audit_ms else None,
         metrics,
         RankerRules(r.max_candidates, max_history, r.max_behind_ms),

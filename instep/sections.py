@@ -36,7 +36,7 @@ class StreamSettings(Struct, frozen=True, forbid_unknown_fields=True):
 class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """[model]: the network and how it learns."""
 
-    unit: Literal["short", "average", "sim_hard", "eta", "sdim", "twin", "exact", "full"] = "eta"
+    unit: Literal["short", "average", "sim_hard", "sim_soft", "eta", "sdim", "twin", "exact", "full"] = "eta"
     search: Literal["own", "hamming", "inner", "category", "recent", "none"] = "own"
     """How the unit finds behaviours, if not its own way."""
     dim: Annotated[int, Meta(ge=4, le=512)] = 32
@@ -52,8 +52,8 @@ class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Of each kind's loss in what is learned; 1 for a kind that is not named."""
     short: Annotated[int, Meta(ge=1, le=256)] = 16
     top_k: Annotated[int, Meta(ge=1, le=1024)] = 48
-    bits: Literal[64, 128, 192, 256] = 64
-    """Of an item's code; its coded fields share them."""
+    bits: Literal[16, 32, 64, 128, 192, 256] = 64
+    """Of an item's code; its coded fields share them. Fewer than 64 take as much room as 64."""
     coded: Annotated[int, Meta(ge=1, le=8)] = 2
     """How many item fields have codes: 1 is the item's id alone, 2 the id and the category."""
     warm_up_steps: Annotated[int, Meta(ge=0, le=10**9)] = 600

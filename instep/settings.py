@@ -181,7 +181,7 @@ def check(raw: dict[str, Any], where: str = "settings") -> Settings:
     try:
         settings = msgspec.convert(raw, Settings)
     except msgspec.ValidationError as e:
-        raise SettingsError(f"{where}: {_explain(str(e), raw)}") from None
+        raise SettingsError(f"{where}: {explain(str(e), raw)}") from None
     _check_together(settings, where)
     return settings
 
@@ -253,16 +253,16 @@ def _check_together(settings: Settings, where: str) -> None:
             )
 
 
-def _allowed(path: str) -> tuple[Any, ...]:
+def _allowed(path: str, of: type[Struct]) -> tuple[Any, ...]:
     """The values that the setting at ``path`` may have, of those that have a fixed few."""
-    kind: Any = Settings
+    kind: Any = of
     for part in re.findall(r"[^.\[\]]+", path):
         kind = get_args(kind)[0] if get_origin(kind) is tuple else get_type_hints(kind)[part]
     return get_args(kind)
 
 
-def _explain(message: str, raw: dict[str, Any]) -> str:
-    """Turn ``Expected `int` >= 1 - at `$.model.top_k``` into ours, with what came."""
+def explain(message: str, raw: dict[str, Any], of: type[Struct] = Settings) -> str:
+    """Turn ``Expected `int` >= 1 - at `$.model.top_k``` into ours, with what came of a file that is to be ``of``."""
     what, _, at = message.partition(" - at ")
     path = at.strip("`").removeprefix("$").removeprefix(".")
     got: Any = raw
@@ -274,15 +274,17 @@ def _explain(message: str, raw: dict[str, Any]) -> str:
     is_secret = path.startswith(SECRET)
     what = re.sub(r", got .*$", "", what)
     if what.startswith("Invalid enum value"):
-        what = f"expected one of {', '.join(map(str, _allowed(path)))}"
+        what = f"expected one of {', '.join(map(str, _allowed(path, of)))}"
     unknown = re.match(r"Object contains unknown field `(.*)`", what)
     if unknown:
         name = f"{path}.{unknown[1]}" if path else unknown[1]
         return f"{name}: expected a setting that exists, got this one"
     missing = re.match(r"Object missing required field `(.*)`", what)
+    if missing and not path:
+        return f"expected a field {missing[1]!r}, got {', '.join(raw) or 'none'}"
     if missing:
         return f"{path}: expected a field {missing[1]!r}, got {got!r}"
     return f"{path}: {what[0].lower()}{what[1:]}, got {'one that is not shown' if is_secret else repr(got)}"
 
 
-__all__ = ["Settings", "SettingsError", "check", "load"]
+__all__ = ["Settings", "SettingsError", "check", "explain", "load"]

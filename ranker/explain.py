@@ -51,7 +51,7 @@ def explain(scorer: Scorer, model: Model, batch: Batch) -> Explained:
     young = scorer.is_young(ranked.version)
     at = locate(table, batch)
     inputs = prepare(table, batch, at, network.reading, short=scorer.short, k=scorer.k, young=young)
-    rows = torch.from_numpy(table.rows[inputs.unique])
+    rows = torch.from_numpy(table.rows[inputs.unique])[:, : network.shape.dim]
     target = rows[torch.from_numpy(inputs.items)].flatten(1)
     positions, weights, is_long = [], [], []
     for unit, picked in ((network.long, inputs.long), (network.short, inputs.short)):

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from indexer.index import Index, Update, check_follows
 from stream.events import Version
 from trainer.model.ctr import Network, Shape
+from trainer.model.simhash import WORD
 from trainer.table import EmbeddingTable
 
 log = logging.getLogger(__name__)
@@ -73,6 +74,6 @@ class Mirror:
 
     def _empty(self) -> EmbeddingTable:
         # codes come from the index, so the mirror's table never uses its planes
-        planes = np.zeros((self._shape.n_coded, self._shape.dim, self._bits), np.float32)
+        planes = np.zeros((self._shape.n_coded, self._shape.row_dim, max(self._bits, WORD)), np.float32)
         n_fields = self._shape.n_item_fields + self._shape.n_side
-        return EmbeddingTable(self._shape.dim, n_fields, planes, seed=0, capacity=self._capacity)
+        return EmbeddingTable(self._shape.row_dim, n_fields, planes, seed=0, capacity=self._capacity)

@@ -65,7 +65,10 @@ def test_the_events_shown_are_events() -> None:
 def test_every_command_of_the_readme_is_a_target_or_a_subcommand() -> None:
     targets = set(re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert {"demo", "test"} <= set(re.findall(r"(?:^    |`)make (\w+)", README, re.MULTILINE)) <= targets
-    cli = "".join((ROOT / "instep" / name).read_text() for name in ("cli.py", "cli_services.py"))
+    cli = "".join(
+        (ROOT / "instep" / f"{name}.py").read_text()
+        for name in ("cli", "cli_imports", "cli_services", "cli_study")
+    )
     for command in re.findall(r"bin/instep (?:import |topics )?(\w+)", README):
         assert f"def {command}(" in cli, command
 

@@ -56,7 +56,10 @@ def test_simhash_is_written_once() -> None:
 def test_only_edges_read_clocks_and_environment() -> None:
     edges = {
         "cli.py",
+        "cli_study.py",
+        "cost.py",
         "demo.py",
+        "pool.py",
         "progress.py",
         "kafka.py",
         "service.py",

@@ -20,6 +20,7 @@ from torch.nn import functional
 from trainer.batch import STAGES, Batch
 from trainer.model.ctr import Network, Shape
 from trainer.model.inputs import Inputs, Located, prepare
+from trainer.model.sim import Index, SIMSoft
 from trainer.model.simhash import make_planes
 from trainer.table import EmbeddingTable
 
@@ -60,7 +61,8 @@ class LearnerConfig:
     admit_after: int = 1
     born_from_category: bool = True
     refresh_every: int = 1
-    """Steps between recomputing codes of the rows that moved; 1 keeps the search in step. 0 never does."""
+    """Steps between recomputing what the search compares, codes of the rows that moved or an index; 1 keeps it in step.
+    0 never does."""
     threads: int = 1
     max_bad_batches: int = 5
 
@@ -95,10 +97,11 @@ class Learner:
         torch.manual_seed(config.seed)
         self.config = config
         self.network = Network(shape)
+        planes = make_planes(shape.n_coded, shape.dim, config.bits, config.seed)
         self.table = EmbeddingTable(
-            shape.dim,
+            shape.row_dim,
             shape.n_item_fields + shape.n_side,
-            make_planes(shape.n_coded, shape.dim, config.bits, config.seed),
+            np.pad(planes, ((0, 0), (0, shape.row_dim - shape.dim), (0, 0))),  # what is auxiliary has no code
             seed=config.seed,
             init_std=config.init_std,
             accumulator=config.accumulator,
@@ -132,12 +135,14 @@ class Learner:
         rows = torch.from_numpy(self.table.rows[inputs.unique]).requires_grad_()
         logits = self.network(rows, inputs)
         loss = self._loss(logits, batch)
+        mean_loss = float(loss.detach()) / batch.n_candidates
+        if self.network.extra_logits is not None:
+            loss = loss + self._loss(self.network.extra_logits, batch)
         extra = self.network.extra_loss
         self._gradient.zero_()
         (loss if extra is None else loss + batch.n_candidates * extra).backward()  # type: ignore[no-untyped-call]
         p = torch.sigmoid(logits.detach()).numpy()
         assert rows.grad is not None
-        mean_loss = float(loss.detach()) / batch.n_candidates
         if not self._finite(mean_loss, rows.grad):
             return Predicted(p, mean_loss, learned=False, n_flipped=0)
         self.adam.step()
@@ -169,6 +174,8 @@ class Learner:
         tensors: dict[str, NDArray[Any]] = {f"table.{k}": v for k, v in self.table.state().items()}
         tensors |= {f"dense.{name}": w for name, w in self.dense().items() if name != "prior"}
         tensors |= {f"adam.{k}": m.numpy().copy() for k, m in self.adam.state[self._dense].items()}
+        if isinstance(unit := self.network.long, SIMSoft) and unit.index is not None:
+            tensors |= {f"index.{name}": values.copy() for name, values in unit.index.state().items()}
         counters = [self.n_steps, self.n_bad, self._bad_in_a_row, self._refreshed, int(self.frozen)]
         return tensors | {"steps": np.array(counters, np.int64), "seen": self._seen.copy()}
 
@@ -183,6 +190,9 @@ class Learner:
         for name, w in learner.network.state_dict().items():
             if name != "prior":
                 w.copy_(torch.from_numpy(state[f"dense.{name}"]))
+        index = {k.removeprefix("index."): v.copy() for k, v in state.items() if k.startswith("index.")}
+        if isinstance(unit := learner.network.long, SIMSoft) and index:
+            unit.index = Index(**index)
         moments = {k.removeprefix("adam."): v for k, v in state.items() if k.startswith("adam.")}
         learner.adam.state[learner._dense] = {k: torch.from_numpy(m.copy()) for k, m in moments.items()}
         n_steps, n_bad, in_a_row, refreshed, frozen = (int(n) for n in state["steps"])
@@ -215,10 +225,10 @@ class Learner:
         distribution; the weights ``(1 + p)`` of positives and ``(1 - p)(1 + p)`` of negatives undo that (Ktena et al.
         2019, arXiv 1907.06558, section 4.2: fake negative weighted).
         """
-        labels = torch.from_numpy(batch.labels)
+        labels = torch.from_numpy(batch.labels)[:, : logits.shape[1]]
         losses = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
         if self.config.loss_weights:
-            losses = losses * torch.tensor(self.config.loss_weights)
+            losses = losses * torch.tensor(self.config.loss_weights[: logits.shape[1]])
         if batch.stage.any():
             p = torch.sigmoid(logits.detach())
             stage = torch.from_numpy(batch.stage[batch.slate])[:, None]
@@ -252,12 +262,16 @@ class Learner:
         self.network.prior.copy_(torch.from_numpy(np.log(rate / (1 - rate)).astype(np.float32)))
 
     def _refresh(self) -> int:
-        """Recompute codes that were held back, if their time has come; returns how many bits flipped."""
+        """Bring the search up to now, if its time has come; returns how many bits of codes flipped."""
         every = self.config.refresh_every
+        if self.frozen and isinstance(unit := self.network.long, SIMSoft) and unit.index is None:
+            unit.rebuild(self.table, self.table.n_slots)
         if self.frozen or every <= 1 or self.n_steps - self._refreshed < every:
             return 0
         slots, _ = self.table.changed_since(self._refreshed)
         self._refreshed = self.n_steps
+        if isinstance(self.network.long, SIMSoft):
+            self.network.long.rebuild(self.table, self.table.n_slots)
         return self.table.encode(slots)
 
 

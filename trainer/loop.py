@@ -151,13 +151,17 @@ class Loop:
             self.learner.table.forget_tombstones(self.learner.n_steps)
 
     def _expire(self) -> None:
-        """Drop idle rows, a few times in a row's lifetime."""
-        if not crossed(self._expired_ms, self.at_ms, max(1, self._rules.row_ttl_ms // 16)):
-            return
-        self._expired_ms = self.at_ms
-        gone = self.learner.table.expire(self.at_ms - self._rules.row_ttl_ms, self.learner.n_steps)
-        if np.size(gone):
-            log.info("rows expired n_rows=%d", len(gone))
+        self._expired_ms = expire(self.learner, self._expired_ms, self.at_ms, self._rules.row_ttl_ms)
+
+
+def expire(learner: Learner, expired_ms: int, at_ms: int, row_ttl_ms: int) -> int:
+    """Drop idle rows, a few times in a row's lifetime; returns when that was done last, in event time."""
+    if not crossed(expired_ms, at_ms, max(1, row_ttl_ms // 16)):
+        return expired_ms
+    gone = learner.table.expire(at_ms - row_ttl_ms, learner.n_steps)
+    if np.size(gone):
+        log.info("rows expired n_rows=%d", len(gone))
+    return at_ms
 
 
 def difference(

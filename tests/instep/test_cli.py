@@ -16,13 +16,28 @@ import pyarrow.parquet as pq
 import pytest
 
 from instep import cli
+from instep.study import folder
+from instep.study.report import render
 from stream.events import Action, Event, Impression
 from stream.files import write_events
+from tests.instep.importing import write
+from tests.instep.study import made
+from tests.instep.test_kuairand import NAMES, row
 from tests.worlds import damage, product
 from trainer import checkpoint
+from trainer.model.units import UNITS
 
 INSTEP = Path(sys.executable).with_name("instep")
-COMMANDS = (["replay"], ["demo"], ["simulate"], ["import"], ["import", "mind"], ["import", "movielens"])
+IMPORTS = ("mind", "movielens", "taobao", "kuairand", "csv")
+COMMANDS = (
+    ["replay"],
+    ["demo"],
+    ["study"],
+    ["simulate"],
+    ["report"],
+    ["import"],
+    *(["import", name] for name in IMPORTS),
+)
 METRICS = {"candidates", "ctr", "auc", "ne", "gauc", "log_loss", "calibration", "errors"}
 KEYS = METRICS | {
     "model",
@@ -192,6 +207,9 @@ assert not heavy, heavy
         (["simulate", "o", "--items", "79"], ["'--items'", "80", "'79'"]),
         (["import", "netflix"], ["netflix"]),
         (["import", "mind", "."], ["out"]),
+        (["import", "csv", "a.csv", "o"], ["--mapping"]),
+        (["import", "taobao", ".", "o", "--negatives", "0"], ["'--negatives'", "1", "'0'"]),
+        (["import", "kuairand", ".", "o", "--memory-mb", "0"], ["'--memory-mb'", "1", "'0'"]),
     ],
 )
 def test_a_command_line_that_is_none_says_which_part_and_where_help_is(
@@ -208,7 +226,7 @@ def test_a_command_line_that_is_none_says_which_part_and_where_help_is(
     [
         (
             ["--model", "dnn"],
-            "settings: model.unit: expected one of short, average, sim_hard, eta, sdim, twin, exact, full, got 'dnn'",
+            f"settings: model.unit: expected one of {', '.join(UNITS)}, got 'dnn'",
         ),
         (["--seed", "-1"], "settings: model.seed: expected `int` >= 0, got -1"),
         (
@@ -498,6 +516,24 @@ class TestImport:
         (folder / "ratings.csv").write_text("\n".join(["userId,movieId,rating,timestamp", *ratings]) + "\n")
         return folder
 
+    def taobao(self, folder: Path) -> Path:
+        folder.mkdir()
+        rows = [
+            (u, (u * n) % 4, b, 1_511_600_000 + 900 * n + u + 60 * k)
+            for u in range(9)
+            for n in range(9)
+            for k, b in enumerate(("pv", "cart", "fav", "buy")[: 1 + (u + n) % 4])
+        ]
+        rows += [(1, 1, "pv", 7), rows[0]]
+        (folder / "UserBehavior.csv").write_text("".join(f"{u},{i},5,{b},{t}\n" for u, i, b, t in rows))
+        return folder
+
+    def kuairand(self, folder: Path) -> Path:
+        logs = (row(n % 3, n % 4, 9_000 * n, ("is_click", "")[n % 2], 9_000 * (n % 5)) for n in range(40))
+        for (name, head), text in zip(NAMES.items(), ("\n".join(logs), "", "", "", ""), strict=True):
+            write(folder / name, f"{head}\n{text}" if text else head)
+        return folder
+
     @pytest.mark.parametrize("name", ["mind", "movielens"])
     def test_a_log_and_settings_come_out_that_replay_takes(
         self, done: Callable[..., str], tmp_path: Path, name: str
@@ -507,12 +543,55 @@ class TestImport:
         assert shown.endswith(
             f"events written to {out / 'events.jsonl.gz'}, settings to {out / 'instep.toml'}\n"
         )
-        shown = done("replay", out, "--out", tmp_path / "out", "--model", "sim_hard")
-        found = metrics(tmp_path / "out")
+        self.check_replay(done, out, tmp_path / "out")
+
+    @pytest.mark.parametrize(
+        ("name", "told"),
+        [
+            ("taobao", "203 rows; skipped 2: 1 outside of 2017-11-25..2017-12-03, 1 twice the same; "),
+            (
+                "kuairand",
+                "40 rows; skipped none; 14 of users without features, 20 of videos without features, 40 s",
+            ),
+        ],
+    )
+    def test_what_was_left_out_is_told_in_the_last_line(
+        self, done: Callable[..., str], tmp_path: Path, name: str, told: str
+    ) -> None:
+        folder, out = getattr(self, name)(tmp_path / name), tmp_path / "log"
+        written, account = done("import", name, folder, out, "--memory-mb", 1).strip().splitlines()
+        assert written.endswith(f"settings to {out / 'instep.toml'}")
+        assert account.startswith(told)
+        assert {path.name for path in out.iterdir()} == {"events.jsonl.gz", "instep.toml"}
+        self.check_replay(done, out, tmp_path / "out")
+
+    def check_replay(self, done: Callable[..., str], log: Path, out: Path) -> None:
+        done("replay", log, "--out", out, "--model", "sim_hard")
+        found = metrics(out)
         assert found["model"] == "sim_hard"
         assert found["candidates"] > 20
         assert 0 < found["ctr"] < 0.6
         assert not {name for name in found["counts"] if name.startswith(("dead", "late", "orphan"))}
+
+    def test_a_file_of_ones_own_is_imported_by_its_mapping(
+        self, done: Callable[..., str], refused: Refused, tmp_path: Path
+    ) -> None:
+        file, mapping = tmp_path / "a.csv", tmp_path / "a.toml"
+        file.write_text(
+            "who,what,when,did\n" + "".join(f"u{n % 3},n{n % 5},{n},{n % 2}\n" for n in range(40))
+        )
+        text = 'user = "who"\nitem = "what"\ntime = { column = "when" }\n[[actions]]\nkind = "click"\n'
+        mapping.write_text(
+            text + 'column = "did"\n[[features]]\nname = "topic"\ncolumn = "what"\nof = "item"\n'
+        )
+        shown = done("import", "csv", file, tmp_path / "log", "--mapping", mapping)
+        assert shown.endswith("\n40 rows; skipped none; 40 slates\n")
+        self.check_replay(done, tmp_path / "log", tmp_path / "out")
+        mapping.write_text(mapping.read_text().replace("did", "done"))
+        line = refused("import", "csv", file, tmp_path / "other", "--mapping", mapping)
+        expected = f"expected a column of {file} (who, what, when, did), got 'done'"
+        assert line == f"{mapping}: actions[0].column: {expected}"
+        assert not list((tmp_path / "other").iterdir())
 
     def test_a_column_that_is_missing_is_told_with_file_and_row(
         self, refused: Refused, tmp_path: Path
@@ -533,6 +612,24 @@ class TestImport:
             assert "got no folder" in refused("import", name, tmp_path / "gone", tmp_path / "log")
         assert "a folder with behaviors.tsv of MIND" in refused("import", "mind", movielens, tmp_path / "log")
         assert not list((tmp_path / "log").iterdir())
+
+
+class TestReport:
+    """A study's page, drawn again."""
+
+    def test_it_is_made_from_the_study_alone(self, done: Callable[..., str], tmp_path: Path) -> None:
+        folder.write(made.bits(), tmp_path)
+        before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+        (tmp_path / "report.html").write_text("old")
+        assert done("report", tmp_path) == f"written to {tmp_path}/report.html\n"
+        assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+        assert before["report.html"].decode() == render(folder.read(tmp_path))
+
+    def test_a_folder_without_one_is_one_line(self, refused: Refused, tmp_path: Path) -> None:
+        assert refused("report", tmp_path) == f"{tmp_path}/study.json: No such file or directory"
+        (tmp_path / "study.json").write_text('{"kind": "models"}')
+        assert refused("report", tmp_path).startswith(f"{tmp_path}/study.json: expected a study, got: ")
+        assert [path.name for path in tmp_path.iterdir()] == ["study.json"]
 
 
 def test_a_broken_promise_of_ours_keeps_its_traceback(

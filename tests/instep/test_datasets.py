@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from instep.datasets import HOUR_MS, MINUTE_MS, BadDataset, in_order, ticked
+from instep.datasets import HOUR_MS, MINUTE_MS, in_order, ticked
 from instep.mind import import_mind, parse_time
 from instep.movielens import import_movielens
+from instep.reading import BadDataset
 from stream.events import Action, Event, Impression, Tick, decode_event
 
 NEWS = """\
@@ -292,6 +293,14 @@ def test_ticks_leave_no_gap_that_a_joiner_would_doubt_and_no_event_a_minute_behi
         tick = event.at_ms if isinstance(event, Tick) else tick
         assert event.at_ms - tick <= MINUTE_MS
     assert sum(isinstance(e, Tick) for e in stream) <= 24 + 11 + len(at)
+
+
+@given(times, st.integers(0, 50 * HOUR_MS))
+def test_ticks_go_on_until_the_longest_window_is_over(at: list[int], longest_ms: int) -> None:
+    clicks: list[Event] = [Action("click", "ada", "n7", at_ms) for at_ms in at]
+    stream = list(ticked(clicks, longest_ms))
+    assert stream[-1].at_ms > at[-1] + longest_ms
+    assert stream[-1].at_ms <= at[-1] + max(24 * HOUR_MS, longest_ms + HOUR_MS)
 
 
 @given(times)

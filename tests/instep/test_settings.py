@@ -40,9 +40,9 @@ def test_without_a_file_everything_has_a_default() -> None:
         ({"model": {"mlp": [80, 0]}}, "model.mlp[1]: expected `int` >= 1, got 0"),
         (
             {"model": {"unit": "etta"}},
-            "model.unit: expected one of short, average, sim_hard, eta, sdim, twin, exact, full, got 'etta'",
+            f"model.unit: expected one of {', '.join(UNITS)}, got 'etta'",
         ),
-        ({"model": {"bits": 100}}, "model.bits: expected one of 64, 128, 192, 256, got 100"),
+        ({"model": {"bits": 100}}, "model.bits: expected one of 16, 32, 64, 128, 192, 256, got 100"),
         ({"model": {"heads": 5}}, "model.heads: expected a divisor of dim times item fields = 64, got 5"),
         ({"model": {"towers": "ple"}}, "model.towers: expected one of shared, mmoe, got 'ple'"),
         ({"model": {"experts": 0}}, "model.experts: expected `int` >= 1, got 0"),
@@ -167,7 +167,7 @@ models = st.fixed_dictionaries(
     {
         "dim": st.integers(4, 12),
         "heads": st.integers(1, 6),
-        "bits": st.sampled_from([64, 128, 192, 256]),
+        "bits": st.sampled_from([16, 32, 64, 128, 192, 256]),
         "coded": st.integers(1, 8),
         "mlp": st.lists(st.integers(1, 5), max_size=2),
         "unit": st.sampled_from(list(UNITS)),
@@ -191,7 +191,7 @@ def test_what_passes_can_be_built_and_written_down(
     assert msgspec.json.decode(msgspec.json.encode(found), type=Settings) == found
     config = found.learner_config()
     planes = make_planes(config.shape.n_coded, config.shape.dim, config.bits, config.seed)
-    assert planes.shape == (config.shape.n_coded, model["dim"], model["bits"])
+    assert planes.shape == (config.shape.n_coded, model["dim"], max(64, model["bits"]))
     assert (config.shape.n_item_fields, config.shape.n_side) == (
         len(found.fields.item),
         len(found.fields.side),

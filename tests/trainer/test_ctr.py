@@ -42,18 +42,25 @@ AGES = sample(
 )
 
 
-def make_table(samples: list[Sample]) -> EmbeddingTable:
+def make_table(samples: list[Sample], dim: int = SHAPE.dim) -> EmbeddingTable:
     """A table that knows the keys of all samples but a few, with rows of any direction."""
-    planes = make_planes(SHAPE.n_coded, SHAPE.dim, 64, seed=5)
-    table = EmbeddingTable(SHAPE.dim, 4, planes, seed=5, init_std=0.5, capacity=CAPACITY)
+    planes = make_planes(SHAPE.n_coded, dim, 64, seed=5)
+    table = EmbeddingTable(dim, 4, planes, seed=5, init_std=0.5, capacity=CAPACITY)
     meet(table, as_batch(samples), 1)
     slots = np.arange(1, table.n_rows + 1)
-    grads = np.random.default_rng(6).normal(size=(len(slots), SHAPE.dim)).astype(np.float32)
+    grads = np.random.default_rng(6).normal(size=(len(slots), dim)).astype(np.float32)
     table.learn(slots, grads, 0.05, 2)
     return table
 
 
-TABLE = make_table([*SAMPLES[:-3], AGES])  # the last users' rows, and maybe items', are not there
+KNOWN = [*SAMPLES[:-3], AGES]  # the last users' rows, and maybe items', are not there
+TABLE = make_table(KNOWN)
+WIDER = make_table(KNOWN, replace(SHAPE, unit="sim_soft").row_dim)
+
+
+def table_of(unit: str) -> EmbeddingTable:
+    """One whose rows are as wide as the unit's."""
+    return WIDER if UNITS[unit].sample else TABLE
 
 
 def make_network(unit: str) -> Network:
@@ -69,7 +76,7 @@ NETWORKS = {unit: make_network(unit) for unit in UNITS}
 
 
 def score(unit: str, samples: list[Sample], k: int = K, short: int = SHORT) -> Doubles:
-    return predict(NETWORKS[unit], TABLE, as_batch(samples), short, k)[:, 0].astype(np.float64)
+    return predict(NETWORKS[unit], table_of(unit), as_batch(samples), short, k)[:, 0].astype(np.float64)
 
 
 class Oracle:
@@ -193,9 +200,12 @@ def test_every_unit_takes_sequences_of_none_and_of_one(unit: str, length: int) -
 def test_gradients_flow_through_batches_with_empty_sequences(unit: str) -> None:
     batch = as_batch([*make_samples(2, seed=3, lengths=[0]), SAMPLES[0]])
     inputs = see(unit, batch)
-    rows = torch.from_numpy(TABLE.rows[inputs.unique]).requires_grad_()
+    rows = torch.from_numpy(table_of(unit).rows[inputs.unique]).requires_grad_()
     network = make_network(unit)
-    network(rows, inputs).sum().backward()
+    out = network(rows, inputs).sum()
+    for extra in (network.extra_loss, network.extra_logits):
+        out = out if extra is None else out + extra.sum()
+    out.backward()
     assert rows.grad is not None
     assert rows.grad.isfinite().all()
     assert all(w.grad is not None and w.grad.isfinite().all() for w in network.parameters())
@@ -236,7 +246,8 @@ def test_codes_and_products_pick_the_same_when_k_covers_everything() -> None:
 
 
 def see(unit: str, batch: Batch, k: int = K) -> Inputs:
-    return prepare(TABLE, batch, locate(TABLE, batch), NETWORKS[unit].reading, short=SHORT, k=k)
+    table = table_of(unit)
+    return prepare(table, batch, locate(table, batch), NETWORKS[unit].reading, short=SHORT, k=k)
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -247,7 +258,7 @@ def test_rows_are_numbered_in_the_order_of_first_use(unit: str) -> None:
     assert (inputs.unique[inputs.items] == at.items).all()
     assert (inputs.unique[inputs.side] == at.side).all()
     used = [inputs.items.ravel(), inputs.side.ravel()]
-    for picked in (inputs.short, inputs.long):
+    for picked in (inputs.short, inputs.long, inputs.sampled):
         if picked is None:
             continue
         for r, n in enumerate(picked.count):

@@ -18,7 +18,7 @@ torch.set_num_threads(1)
 
 ANY_ORDER = ["average", "sdim"]
 """Units that do not know the order of behaviours nor their times."""
-ANY_ORDER_OF_TIMED = ["sim_hard", "eta", "twin", "exact", "full"]
+ANY_ORDER_OF_TIMED = ["sim_hard", "sim_soft", "eta", "twin", "exact", "full"]
 """Units that do not know the order, but the time since each behaviour."""
 WITHOUT_WEIGHTS = ["average", "sdim"]
 COUNTS = [3, 0, 1, 5]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from trainer.jit import njit
+from trainer.model.searches import RADII
 from trainer.model.simhash import (
     encode,
     encode_row,
@@ -167,6 +168,25 @@ def test_an_items_code_is_that_of_its_fields_side_by_side(n_fields: int, bits: i
     moved[items[0, 0]] *= -1
     flipped = encode(moved[items].reshape(7, -1), planes.reshape(-1, bits)) ^ whole
     assert np.bitwise_count(flipped).sum() == bits // n_fields
+
+
+@given(n_fields=st.sampled_from([1, 2, 4]), bits=st.sampled_from([16, 32]), seed=st.integers(0, 2**32))
+@settings(max_examples=15, deadline=None)
+def test_a_short_code_is_found_as_that_of_so_many_planes_by_hand(n_fields: int, bits: int, seed: int) -> None:
+    """Against signs of those planes alone, compared bit by bit: distances, and what lies within each radius."""
+    planes, vectors = make_planes(n_fields, 16, bits, seed), draw(40, n_fields * 16, seed)
+    assert planes.shape == (n_fields, 16, 64)
+    own = planes.reshape(-1, 64)[:, :bits]
+    signs = vectors.astype(np.float64) @ own.astype(np.float64) > 0
+    far = (signs[:, None] != signs).sum(axis=-1)
+    codes = encode(vectors, planes.reshape(-1, 64))
+    measured = hamming(codes[:, None], codes)
+    np.testing.assert_array_equal(measured * bits, far * 64)
+    for radius in RADII:
+        np.testing.assert_array_equal(measured <= round(radius * 64), far <= round(radius * bits))
+    for f in range(n_fields):
+        each = bits // n_fields
+        assert (own.reshape(n_fields, 16, bits)[f].any(axis=0) == (np.arange(bits) // each == f)).all()
 
 
 @given(st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1)), min_size=1, max_size=8))

@@ -24,6 +24,7 @@ from trainer.model.attention import TargetAttention
 from trainer.model.inputs import Inputs, Reading
 from trainer.model.interest import Interest
 from trainer.model.searches import N_COUNTS, Searching, make_search
+from trainer.model.sim import SIMSoft
 from trainer.model.towers import MMoE, SharedBottom
 from trainer.model.units import Unit, find_unit
 
@@ -49,6 +50,11 @@ class Shape:
     sharpness: float = 0.5
     """Where the attention's temperature starts, see TargetAttention."""
 
+    @property
+    def row_dim(self) -> int:
+        """Of a row of the table: ``dim``, and half as much for an auxiliary model."""
+        return self.dim + (self.dim // 2 if find_unit(self.unit).sample else 0)
+
 
 class Network(nn.Module):
     """The dense part of the model. Built in a fixed order from torch's global generator: seed it first."""
@@ -67,6 +73,8 @@ class Network(nn.Module):
         self.towers = _towers(shape, n_inputs)
         self.dots = nn.Linear(parts, shape.n_kinds, bias=False)
         nn.init.constant_(self.dots.weight, 1 / parts)  # one in all, however many parts there are
+        self.extra_logits: Tensor | None = None
+        """Of the first kind ``[N, 1]``, by an auxiliary model, of the last forward with gradients."""
         self.prior: Tensor
         self.register_buffer("prior", torch.zeros(shape.n_kinds))
         """Log-odds of each kind's base rate, so that the weights need not travel there first."""
@@ -74,11 +82,20 @@ class Network(nn.Module):
     def forward(self, rows: Tensor, inputs: Inputs) -> Tensor:
         """``rows`` float32 ``[U, d]`` -> logits ``[N, K]``."""
         device = rows.device
+        every = rows
+        if self.shape.row_dim > self.shape.dim:
+            rows = rows[:, : self.shape.dim].contiguous()
         slate = torch.as_tensor(inputs.slate, device=device)
         items = torch.as_tensor(inputs.items, device=device)
         side = functional.embedding(torch.as_tensor(inputs.side, device=device), rows).flatten(1)  # [B, S d]
         target = functional.embedding(items, rows).flatten(1)  # [N, D]
         found = self._interest(target, rows, inputs)
+        self.extra_logits = None
+        if isinstance(self.long, SIMSoft) and inputs.sampled is not None and torch.is_grad_enabled():
+            own = every[:, self.shape.dim :]
+            self.extra_logits = self.long.auxiliary(
+                functional.embedding(items, own).flatten(1), own, inputs.sampled
+            )
         dots = torch.stack([(target * f).sum(1) for f in found], 1)  # [N, parts]
         counts = torch.as_tensor(inputs.counts, device=device)
         x = torch.cat([side[slate], target, *found, dots, counts], 1)
@@ -120,14 +137,15 @@ def _reading(unit: Unit, shape: Shape, read: Interest | None) -> Reading:
             raise ValueError(f"model: expected a unit that searches by its own attention, got {shape.unit!r}")
         find = read.search
     elif search not in ("recent", "none"):
-        find = make_search(search, shape.n_coded)
+        find = make_search(search, shape.n_coded, shape.dim)
     counts = search if search in N_COUNTS else unit.counts
     return Reading(
         find=find,
         recent=search == "recent",
-        count=find if counts == search else make_search(counts, shape.n_coded) if counts else None,
+        count=find if counts == search else make_search(counts, shape.n_coded, shape.dim) if counts else None,
         n_counts=N_COUNTS.get(counts, 0),
         short=not unit.whole,
         long=read is not None,
         n_hashed=shape.n_coded if unit.hashes else 0,
+        sample=unit.sample,
     )

@@ -47,6 +47,10 @@ class Rows(Protocol):
     def codes(self) -> NDArray[np.uint64]:
         """``[capacity, words]``."""
 
+    @property
+    def keys(self) -> NDArray[np.uint64]:
+        """``[capacity]``."""
+
 
 Finder = Callable[[Slots, Slots, int], Found]
 """``(start, stop, k)``: which k behaviours of ``start[b]:stop[b]`` the candidates of slate b should attend over."""
@@ -85,6 +89,8 @@ class Reading:
     """Whether more than the short part is read."""
     n_hashed: int = 0
     """How many item fields the unit reads codes of."""
+    sample: int = 0
+    """At most so many behaviours, evenly spaced, are given to an auxiliary model."""
 
     @property
     def width(self) -> int:
@@ -108,6 +114,8 @@ class Inputs:
     """The most recent behaviours, one list a slate."""
     long: Picked | None
     """What the unit reads, one list a slate or one a candidate."""
+    sampled: Picked | None
+    """Behaviours from all over the sequence, one list a slate."""
     counts: NDArray[np.float32]
     """``[N, C]``, log(1 + n): all behaviours, those near the candidate in the short part, in the long part."""
 
@@ -156,6 +164,9 @@ def prepare(
         picked_long = _pick(positions, sample, of, batch, at, number)
         if reading.n_hashed:
             picked_long = _hashed(picked_long, table, at, compared(young, reading.n_hashed))
+    picked_sample = None
+    if reading.sample:
+        picked_sample = _pick(_spaced(start, stop, reading.sample), samples, slate, batch, at, number)
     counts = [np.diff(batch.start)[slate][:, None]]
     if reading.count:
         same = find is not None and reading.count is reading.find
@@ -170,6 +181,7 @@ def prepare(
         slate=slate,
         short=picked_short,
         long=picked_long,
+        sampled=picked_sample,
         counts=np.log1p(np.concatenate(counts, axis=1, dtype=np.float32)),
     )
 
@@ -298,3 +310,11 @@ def _listed(start: Slots, stop: Slots) -> Ints:
     """Positions ``start[b]:stop[b]`` as lists ``[B, longest]``, then -1."""
     places = np.arange(int(np.max(stop - start, initial=0)))
     return np.where(places < (stop - start)[:, None], start[:, None] + places, -1).astype(np.int32)
+
+
+def _spaced(start: Slots, stop: Slots, n: int) -> Ints:
+    """At most n positions of each ``start[b]:stop[b]``, evenly spaced: ``[B, n]``, then -1."""
+    length = (stop - start)[:, None]
+    place = np.arange(n)
+    spaced = np.where(length > n, place * length // n, place)
+    return np.where(place < length, start[:, None] + spaced, -1).astype(np.int32)

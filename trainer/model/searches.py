@@ -6,7 +6,7 @@ inner      the k with the largest inner product of the same fields' vectors
 category   the k most recent of the candidate's category (SIM(hard), arXiv 2006.05639)
 recent     the k most recent, whatever the candidate
 none       no search: all of them
-attention  the k with the largest weight in the unit's own attention (TWIN, arXiv 2302.02352)
+attention  the unit's own way: the largest weights in its attention (TWIN), or in that of a model beside it (SIM(soft))
 =========  ==================================================================================================
 """
 
@@ -37,8 +37,8 @@ class Searching(Protocol):
     def search(self, table: Rows, batch: Batch, at: Located, young: bool) -> Finder: ...
 
 
-def make_search(name: str, n_coded: int) -> Search:
-    """The search of that name, over ``n_coded`` item fields; of those that look at the candidate alone.
+def make_search(name: str, n_coded: int, dim: int | None = None) -> Search:
+    """The search of that name, over ``n_coded`` item fields; ``dim`` of each row are the network's, None for all.
 
     Raises
     ------
@@ -47,7 +47,7 @@ def make_search(name: str, n_coded: int) -> Search:
     """
     searches: dict[str, Search] = {
         "hamming": partial(hamming, n_coded=n_coded),
-        "inner": partial(inner, n_coded=n_coded),
+        "inner": partial(inner, n_coded=n_coded, dim=dim),
         "category": category,
     }
     return searches[name]
@@ -62,11 +62,13 @@ def hamming(table: Rows, batch: Batch, at: Located, young: bool, n_coded: int) -
     return lambda start, stop, k: hamming_top_k(queries, keys, batch.first, start, stop, k, radii=radii)
 
 
-def inner(table: Rows, batch: Batch, at: Located, young: bool, n_coded: int) -> Finder:
+def inner(
+    table: Rows, batch: Batch, at: Located, young: bool, n_coded: int, dim: int | None = None
+) -> Finder:
     """The k behaviours with the largest inner product of the same fields' vectors."""
     fields = compared(young, n_coded)
-    queries = table.rows[at.items[:, fields]].reshape(len(at.items), -1)
-    keys = table.rows[at.sequence[:, fields]].reshape(-1, queries.shape[1])
+    queries = table.rows[at.items[:, fields]][:, :, :dim].reshape(len(at.items), -1)
+    keys = table.rows[at.sequence[:, fields]][:, :, :dim].reshape(-1, queries.shape[1])
     radii = tuple(cos(pi * r) for r in RADII)
     return lambda start, stop, k: inner_top_k(queries, keys, batch.first, start, stop, k, radii=radii)
 

@@ -34,21 +34,27 @@ def make_planes(n_fields: int, dim: int, bits: int, seed: int) -> Floats:
         [item; category] x  | A 0 |   ->  code = item's bits, category's bits
                             | 0 B |
 
+    Fewer bits than a word stand in it as often as they fit: distances are that many times as large, so what is nearest,
+    what is as near, and radii that are parts of all bits are those of the short code::
+
+        16 bits a   ->  word = a a a a
+
     Parameters
     ----------
     bits
-        Of an item's code, a multiple of 64 and of ``n_fields``.
+        Of an item's code, a multiple of ``n_fields``, and of 64 or a whole part of it.
 
     Returns
     -------
-    float32 ``[n_fields, dim, bits]``.
+    float32 ``[n_fields, dim, bits]``, 64 in the place of fewer ``bits``.
 
     Raises
     ------
     ValueError
         If ``bits`` is no such multiple.
     """
-    _check_bits(bits)
+    if bits < 1 or WORD % bits:
+        _check_bits(bits)
     if n_fields < 1 or bits % n_fields:
         raise ValueError(f"simhash: expected bits to be a multiple of {n_fields} fields, got {bits}")
     generator = np.random.Generator(np.random.PCG64(seed))
@@ -56,7 +62,7 @@ def make_planes(n_fields: int, dim: int, bits: int, seed: int) -> Floats:
     each = bits // n_fields
     for f in range(n_fields):
         planes[f, :, f * each : (f + 1) * each] = generator.standard_normal((dim, each), dtype=np.float32)
-    return planes
+    return np.tile(planes, max(1, WORD // bits))
 
 
 @njit

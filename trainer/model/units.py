@@ -14,6 +14,7 @@ from trainer.model.average import Average
 from trainer.model.interest import Interest
 from trainer.model.sdim import SDIM
 from trainer.model.searches import SearchName
+from trainer.model.sim import SAMPLE, SIMSoft
 from trainer.model.twin import TWIN
 
 
@@ -29,12 +30,15 @@ class Unit:
     whole: bool = False
     hashes: bool = False
     """Whether it reads codes as well as vectors."""
+    sample: int = 0
+    """Of a unit with an auxiliary model: how many behaviours that reads. Rows are half as wide again, for it."""
 
 
 UNITS: dict[str, Unit] = {
     "short": Unit(None, "none", counts="inner"),
     "average": Unit(Average, "none", whole=True),
     "sim_hard": Unit(TargetAttention, "category"),
+    "sim_soft": Unit(SIMSoft, "attention", counts="inner", sample=SAMPLE),
     "eta": Unit(TargetAttention, "hamming"),
     "sdim": Unit(SDIM, "none", counts="hamming", hashes=True),
     "twin": Unit(TWIN, "attention", counts="inner"),
