@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from instep.cli_imports import OutFolder, importing
@@ -116,6 +117,7 @@ def simulate(
     users: Annotated[int, typer.Option(min=1)] = 4_000,
     items: Annotated[int, typer.Option(min=80)] = 2_000,
     slates_per_s: Annotated[float, typer.Option(min=0.001, help="Of event time.")] = 5.0,
+    kinds: Annotated[str, typer.Option(help="What users do: click, or click,like.")] = "click",
     drift: Annotated[DriftName, typer.Option(help="What changes on the way, from its middle on.")] = "none",
     seed: Seed = 0,
 ) -> None:
@@ -125,15 +127,22 @@ def simulate(
     from instep.simulator import Truth, World, events
     from trainer.scores import auc
 
-    world = World(seed=seed, n_users=users, n_items=items, slates_per_s=slates_per_s)
+    declared = tuple(kinds.split(","))
+    world = World(seed=seed, n_users=users, n_items=items, slates_per_s=slates_per_s, kinds=declared)
     truth = Truth()
-    features = [{"name": "category", "of": "item"}, {"name": "device", "of": "context"}]
+    raw: dict[str, Any] = {
+        "features": [{"name": "category", "of": "item"}, {"name": "device", "of": "context"}]
+    }
+    if len(declared) > 1:
+        raw["stream"] = {"windows": world.windows}
     stream = events(world, slates, drifts=DRIFTS[drift], truth=truth)
-    told = write_log(out, lambda path: _events_to(path, stream), {"features": features})
+    told = write_log(out, lambda path: _events_to(path, stream), raw)
     truth_file.save(truth, out / truth_file.NAME)
     typer.echo(told)
-    p, clicked = truth.arrays()
-    typer.echo(f"click-through rate {clicked.mean():.4f}, best possible AUC {auc(p, clicked):.4f}")
+    for kind in declared:
+        p, happened = truth.arrays(kind)
+        rate = "click-through rate" if kind == "click" else f"{kind} rate"
+        typer.echo(f"{rate} {happened.mean():.4f}, best possible AUC {auc(p, happened):.4f}")
 
 
 @app.command()
@@ -153,10 +162,15 @@ def _events_to(path: Path, events: Any) -> int:
 def _print(console: Console, found: dict[str, Any]) -> None:
     """Progressive metrics over time and in total, in the 80 columns of a pipe too."""
     names = ("auc", "ne", "gauc", "log_loss", "calibration")
-    title = f"{found['model']}, {found['candidates']:,} candidates, version {found['version']}"
+    kinds, title = (
+        found["kinds"],
+        f"{found['model']}, {found['candidates']:,} candidates, version {found['version']}",
+    )
+    if len(kinds) > 1:
+        title += f"; over time: {next(iter(kinds))}"
     table = Table(title=title, box=box.SIMPLE, show_edge=False, padding=(0, 1, 0, 0))
     for column in ("until", "candidates", *names):
-        table.add_column(column, justify="right", no_wrap=True)
+        table.add_column(column, justify="right", no_wrap=True, max_width=14)
 
     def row(title: str, part: dict[str, Any], errors: bool) -> None:
         figures = []
@@ -173,7 +187,8 @@ def _print(console: Console, found: dict[str, Any]) -> None:
         if window["candidates"]:
             row(f"{until:%y-%m-%d %H:%M}", window, errors=False)
     table.add_section()
-    row("in total", found, errors=True)
+    for kind, total in kinds.items():
+        row(escape(kind) if len(kinds) > 1 else "in total", total, errors=True)
     console.print(table)
     typer.echo(f"weights sha256 {found['weights_sha256']}")
     became = {name: n for name, n in found["counts"].items() if name != "in" and n}

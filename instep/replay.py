@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from instep.pipeline import Pipeline
-from instep.scorebook import Records, Scorebook
+from instep.scorebook import Records, Scorebook, of_kind
 from instep.settings import Settings, SettingsError
 from stream.files import FileSource
 from trainer.checkpoint import weights_sha256
@@ -93,7 +93,7 @@ def replay(
             pipeline.learner.frozen = origin.offset >= refresh.frozen * end[origin.partition]
 
     pipeline = Pipeline(settings, source, checkpoint, stepped, refresh_every=refresh.every)
-    book = Scorebook(out / "scores.bin", pipeline.n_candidates)
+    book = Scorebook(out / "scores.bin", pipeline.n_candidates, len(settings.kinds))
     pipeline.on_save = book.flush
     pipeline.learner.frozen = pipeline.learner.frozen or refresh.frozen == 0
     while pipeline.pump(poll):
@@ -112,20 +112,19 @@ def replay(
 
 
 def summary(pipeline: Pipeline, records: Records) -> dict[str, Any]:
-    """Progressive metrics of a run, in total and in windows of equally many candidates, with errors by user."""
+    """Progressive metrics of each kind of action, those of the first kind beside them, and what became of all records.
+
+    Metrics are in total and in windows of equally many candidates, with errors by user.
+    """
     settings = pipeline.settings
-    columns = (records["p"], records["label"], records["user"])
-    windows = []
-    for part in np.array_split(np.arange(len(records)), min(N_WINDOWS, max(1, len(records) // 500))):
-        chosen = tuple(c[part] for c in columns)
-        at_ms = int(records["at_ms"][part[-1]]) if len(part) else 0
-        windows.append({"until_ms": at_ms, **metrics(*chosen), "errors": standard_errors(*chosen)})
+    kinds = {kind: _of_kind(records, k) for k, kind in enumerate(settings.kinds)}
+    first = dict(kinds[settings.kinds[0]])
+    windows = first.pop("windows")
     found: dict[str, Any] = _finite(
         {
             "model": settings.model.unit,
             "seed": settings.model.seed,
-            **metrics(*columns),
-            "errors": standard_errors(*columns),
+            **first,
             "version": str(pipeline.loop.version),
             "weights_sha256": weights_sha256(pipeline.learner.state()),
             "samples": pipeline.loop.n_samples,
@@ -133,9 +132,21 @@ def summary(pipeline: Pipeline, records: Records) -> dict[str, Any]:
             "bad_batches": pipeline.learner.n_bad,
             "threads": settings.trainer.threads,
             "windows": windows,
+            "kinds": kinds,
         }
     )
     return found
+
+
+def _of_kind(records: Records, kind: int) -> dict[str, Any]:
+    """Metrics, errors and windows of one kind of action."""
+    columns = (*of_kind(records, kind), records["user"])
+    windows = []
+    for part in np.array_split(np.arange(len(records)), min(N_WINDOWS, max(1, len(records) // 500))):
+        chosen = tuple(c[part] for c in columns)
+        at_ms = int(records["at_ms"][part[-1]]) if len(part) else 0
+        windows.append({"until_ms": at_ms, **metrics(*chosen), "errors": standard_errors(*chosen)})
+    return {**metrics(*columns), "errors": standard_errors(*columns), "windows": windows}
 
 
 def _finite(value: Any) -> Any:

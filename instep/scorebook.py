@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from pathlib import Path
+from struct import Struct
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +16,15 @@ from stream.events import key_of
 from trainer.batch import STAGES
 from trainer.loop import Step
 
-RECORD = np.dtype(
-    [
+Records = NDArray[np.void]
+
+
+def record(n_kinds: int = 1) -> np.dtype[np.void]:
+    """Of a candidate: 41 bytes, and 5 for each further kind of action.
+
+    ``p`` and ``label`` are those of the first kind, ``more_p`` and ``more_label`` ``[K - 1]`` those of the others.
+    """
+    one = [
         ("user", np.uint64),
         ("impression", np.uint64),
         ("item", np.uint64),
@@ -25,14 +33,18 @@ RECORD = np.dtype(
         ("p", np.float32),
         ("label", np.uint8),
     ]
-)
-"""41 bytes a candidate."""
+    more = [("more_p", np.float32, (n_kinds - 1,)), ("more_label", np.uint8, (n_kinds - 1,))]
+    return np.dtype([*one, *more] if n_kinds > 1 else one)
 
-Records = NDArray[np.void]
+
+RECORD = record()
+HEADER = Struct("<8sII")
+"""How a file begins: MAGIC, the number of this layout, how many kinds."""
+MAGIC, LAYOUT = b"instep.p", 1
 TAIL = 20_000
 OTHER, CLICKED = 2, 3
-"""Labels of a record that tells of an earlier one, under the eager policy: what it is ranked by happened after all, or
-another kind of action did."""
+"""Labels of a record that tells of an earlier one, under the eager policy: that kind of action happened after all, or
+another one did."""
 
 
 class Scorebook:
@@ -44,33 +56,48 @@ class Scorebook:
         Of the file behind it; None keeps the records in memory.
     n
         How many records to go on after, as a checkpoint has it; what a process wrote after that is cut off.
+    n_kinds
+        Of action, which a file says too.
+
+    Raises
+    ------
+    ScorebookError
+        If the file is none of predictions, is of another layout or number of kinds, or has fewer than ``n``.
     """
 
-    def __init__(self, path: Path | None = None, n: int = 0) -> None:
+    def __init__(self, path: Path | None = None, n: int = 0, n_kinds: int = 1) -> None:
         self.n = n
+        self.n_kinds = n_kinds
+        self._record = record(n_kinds)
         self._path = path
         self._blocks: list[Records] = []
         self._tail: deque[Records] = deque()
-        if path is not None:
-            size = path.stat().st_size if path.exists() else 0
-            if size < n * RECORD.itemsize:
-                raise ScorebookError(f"{path}: expected at least {n} scores, got {size // RECORD.itemsize}")
-            with path.open("ab") as file:
-                file.truncate(n * RECORD.itemsize)
+        if path is None:
+            return
+        if n == 0:
+            path.write_bytes(HEADER.pack(MAGIC, LAYOUT, n_kinds))
+            return
+        n_there = _scores_in(path, n_kinds) if path.exists() else 0
+        if n_there < n:
+            raise ScorebookError(f"{path}: expected at least {n} scores, got {n_there}")
+        with path.open("r+b") as file:
+            file.truncate(HEADER.size + n * self._record.itemsize)
 
     def add(self, step: Step) -> Records:
         """Note what was predicted of a batch; returns its records ``[N]``."""
         batch = step.batch
         slate = batch.slate
-        records = np.zeros(batch.n_candidates, RECORD)
+        records = np.zeros(batch.n_candidates, self._record)
         records["user"] = batch.side[slate, 0]
         names = np.array([key_of("impression", s.impression) for s in step.samples], np.uint64)
         records["impression"] = names[slate]
         records["item"] = batch.items[:, 0]
         records["at_ms"] = batch.at_ms[slate]
         records["step"] = step.version.step
-        records["p"] = step.predicted.p[:, 0]
-        records["label"] = batch.labels[:, 0] + OTHER * (batch.stage[slate] == STAGES.index("click"))
+        late = OTHER * (batch.stage[slate] == STAGES.index("click"))
+        for kind in range(self.n_kinds):
+            p, label = of_kind(records, kind)
+            p[:], label[:] = step.predicted.p[:, kind], batch.labels[:, kind] + late
         self.n += len(records)
         self._blocks.append(records)
         self._tail.append(records)
@@ -80,7 +107,7 @@ class Scorebook:
 
     def tail(self, n: int) -> Records:
         """The last ``n``, at most TAIL, that this process added."""
-        return corrected(np.concatenate([np.zeros(0, RECORD), *self._tail])[-n:])
+        return corrected(np.concatenate([np.zeros(0, self._record), *self._tail])[-n:])
 
     def flush(self) -> None:
         """Write what was added to the file."""
@@ -94,24 +121,39 @@ class Scorebook:
         """One for each candidate that was shown; from a file without loading it whole, if none was corrected."""
         self.flush()
         if self._path is None:
-            return corrected(np.concatenate([np.zeros(0, RECORD), *self._blocks]))
+            return corrected(np.concatenate([np.zeros(0, self._record), *self._blocks]))
         if self.n == 0:
-            return np.zeros(0, RECORD)
-        return corrected(np.memmap(self._path, RECORD, "r", shape=(self.n,)))
+            return np.zeros(0, self._record)
+        return corrected(np.memmap(self._path, self._record, "r", HEADER.size, (self.n,)))
+
+
+def kinds_of(records: Records) -> int:
+    """How many kinds of action they are of."""
+    return 1 + records["more_p"].shape[1] if "more_p" in (records.dtype.names or ()) else 1
+
+
+def of_kind(records: Records, kind: int) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Views of a kind's predictions and labels, both ``[n]``."""
+    if kind == 0:
+        return records["p"], records["label"]
+    return records["more_p"][:, kind - 1], records["more_label"][:, kind - 1]
 
 
 def corrected(records: Records) -> Records:
     """The predictions that were made when a candidate was shown, with what became of it.
 
     Under the eager policy a click is learned as a sample of its own, when the impression has been learned as negative
-    already: what the model says of it then is no prediction, but it tells the label of the one before.
+    already: what the model says of it then is no prediction, but it tells the label of the one before. So it is with
+    any other kind of action.
     """
     late = records["label"] >= OTHER
     if not late.any():
         return records
     shown: Records = records[~late].copy()
-    clicked = np.isin(_which(shown), _which(records[records["label"] == CLICKED]))
-    shown["label"] = np.where(clicked, 1, shown["label"])
+    told, where, names = records[late], _which(records[late]), _which(shown)
+    for kind in range(kinds_of(records)):
+        happened = where[of_kind(told, kind)[1] == CLICKED]
+        of_kind(shown, kind)[1][np.isin(names, happened)] = 1
     return shown
 
 
@@ -121,5 +163,17 @@ def _which(records: Records) -> NDArray[np.uint64]:
     return names
 
 
+def _scores_in(path: Path, n_kinds: int) -> int:
+    """How many scores a file holds."""
+    with path.open("rb") as file:
+        head = file.read(HEADER.size)
+    magic, layout, n = HEADER.unpack(head) if len(head) == HEADER.size else (b"", 0, 0)
+    if (magic, layout) != (MAGIC, LAYOUT):
+        raise ScorebookError(f"{path}: expected scores of layout {LAYOUT}, got an older file or another one")
+    if n != n_kinds:
+        raise ScorebookError(f"{path}: expected scores of {n_kinds} kinds of action, got of {n}")
+    return (path.stat().st_size - HEADER.size) // record(n).itemsize
+
+
 class ScorebookError(ValueError):
-    """The file holds fewer scores than its checkpoint says."""
+    """A file of scores that does not go with its checkpoint."""

@@ -17,7 +17,8 @@ class StreamSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
     partitions: Annotated[int, Meta(ge=1, le=4096)] = 4
     windows: dict[str, Ms] = field(default_factory=lambda: {"click": 60_000})
-    """Attribution window in ms of each action kind that is a label. The first is what the model ranks by."""
+    """Attribution window in ms of each action kind that is a label. The first is what is ranked by, unless
+    ``ranker.weights`` says otherwise."""
     lateness_ms: Annotated[int, Meta(ge=0, le=10**12)] = 5_000
     """How far events may be out of order."""
     max_jump_ms: Ms = 3_600_000
@@ -63,6 +64,12 @@ class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):
     sharpness: Annotated[float, Meta(gt=0, le=100)] = 0.5
     """Where the temperature of attention starts: the score of a unit vector with itself."""
     mlp: tuple[Annotated[int, Meta(ge=1, le=8192)], ...] = (200, 80)
+    towers: Literal["shared", "mmoe"] = "shared"
+    """How a candidate becomes a logit for each kind: one MLP with a head for each, or a mixture of experts."""
+    experts: Annotated[int, Meta(ge=1, le=64)] = 4
+    """Of a mixture, each an MLP of its own."""
+    loss_weights: dict[str, Annotated[float, Meta(ge=0, le=1_000)]] = {}
+    """Of each kind's loss in what is learned; 1 for a kind that is not named."""
     short: Annotated[int, Meta(ge=1, le=256)] = 16
     top_k: Annotated[int, Meta(ge=1, le=1024)] = 48
     bits: Literal[16, 32, 64, 128, 192, 256] = 64
@@ -188,3 +195,6 @@ class RankerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Of which the name is known: those that were asked about last."""
     audit_ms: Annotated[int, Meta(ge=0, le=10**9)] = 10_000
     """How often rows are audited; 0 for never."""
+    weights: dict[str, Annotated[float, Meta(ge=-(10**6), le=10**6)]] = {}
+    """What each kind is worth in a score, which is the sum over kinds of worth times probability; 0 for a kind that is
+    not named. Without any the first kind alone, 1."""

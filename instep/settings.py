@@ -68,6 +68,11 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         )
 
     @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of action that are labels, in the order of their columns."""
+        return tuple(self.stream.windows)
+
+    @property
     def n_coded(self) -> int:
         """How many item fields have bits of the codes."""
         return min(self.model.coded, len(self.fields.item))
@@ -85,10 +90,12 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
                 n_side=len(fields.side),
                 n_item_fields=len(fields.item),
                 n_coded=self.n_coded,
-                n_kinds=len(self.stream.windows),
+                n_kinds=len(self.kinds),
                 heads=m.heads,
                 sharpness=m.sharpness,
                 mlp=m.mlp,
+                towers=m.towers,
+                experts=m.experts,
             ),
             seed=m.seed,
             bits=m.bits,
@@ -97,6 +104,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
             warm_up_steps=m.warm_up_steps,
             row_lr=m.row_lr,
             lr=m.lr,
+            loss_weights=tuple(m.loss_weights.get(kind, 1.0) for kind in self.kinds if m.loss_weights),
             init_std=m.init_std,
             admit_after=m.admit_after,
             born_from_category=m.born_from_category,
@@ -107,7 +115,9 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         from ranker.ranker import Scorer
 
         m = self.model
-        return Scorer(self.fields, m.short, m.top_k, m.warm_up_steps)
+        weights = self.ranker.weights or {self.kinds[0]: 1.0}
+        worth = {kind: weights.get(kind, 0.0) for kind in self.kinds}
+        return Scorer(self.fields, m.short, m.top_k, m.warm_up_steps, worth)
 
     def loop_rules(self) -> LoopRules:
         from trainer.loop import LoopRules
@@ -188,6 +198,18 @@ def _check_together(settings: Settings, where: str) -> None:
         ("model.heads", wide % model.heads == 0, f"a divisor of dim times item fields = {wide}", model.heads),
         ("stream.windows", bool(stream.windows), "at least one action kind", {}),
         (
+            "model.mlp",
+            model.towers != "mmoe" or bool(model.mlp),
+            "at least one layer for towers = mmoe",
+            list(model.mlp),
+        ),
+        (
+            "ranker.weights",
+            not settings.ranker.weights or any(settings.ranker.weights.values()),
+            "at least one that is not 0",
+            settings.ranker.weights,
+        ),
+        (
             "model.bits",
             model.bits % settings.n_coded == 0,
             f"a multiple of the {settings.n_coded} coded fields",
@@ -215,6 +237,14 @@ def _check_together(settings: Settings, where: str) -> None:
     for setting, ok, expected, got in rules:
         if not ok:
             raise SettingsError(f"{where}: {setting}: expected {expected}, got {got}")
+    for setting, weights in (
+        ("model.loss_weights", model.loss_weights),
+        ("ranker.weights", settings.ranker.weights),
+    ):
+        for kind in weights:
+            if kind not in stream.windows:
+                expected = f"a kind of stream.windows ({', '.join(stream.windows)})"
+                raise SettingsError(f"{where}: {setting}: expected {expected}, got {kind!r}")
     for feature in settings.features:
         edges = list(feature.edges)
         if edges != sorted(set(edges)) or not all(map(isfinite, edges)):

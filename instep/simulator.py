@@ -62,6 +62,9 @@ class Truth:
     """By impression: the true click probability of each candidate, float64 ``[candidates]``."""
     clicked: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
     """By impression: what the user clicked, whether or not the click was written, bool ``[candidates]``."""
+    p_like: dict[str, Floats] = field(default_factory=dict)
+    """By impression: the true probability that a candidate is clicked and then liked, where there are likes."""
+    liked: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
     topics: dict[str, int] = field(default_factory=dict)
     """By item: its hidden topic as of the last event read."""
     new_items: set[str] = field(default_factory=set)
@@ -73,12 +76,13 @@ class Truth:
         """The item's hidden topic as of the last event read."""
         return self.topics[item]
 
-    def arrays(self) -> tuple[Floats, NDArray[np.bool_]]:
-        """All candidates in order of impression: probabilities float64 ``[n]`` and clicks bool ``[n]``.
+    def arrays(self, kind: str = "click") -> tuple[Floats, NDArray[np.bool_]]:
+        """All candidates in order of impression: probabilities float64 ``[n]`` and clicks, or likes, bool ``[n]``.
 
         The AUC of the first against the second is the best that any model can reach, but for chance.
         """
-        return np.concatenate(list(self.p.values())), np.concatenate(list(self.clicked.values()))
+        p, happened = (self.p, self.clicked) if kind == "click" else (self.p_like, self.liked)
+        return np.concatenate(list(p.values())), np.concatenate(list(happened.values()))
 
 
 def events(
@@ -141,14 +145,13 @@ class _Clicks:
         self._recent[user, self._n[user] % self._world.n_recent] = item
         self._n[user] += 1
 
-    def affinity(self, user: int, items: Ints) -> Floats:
-        """The part of each candidate's logit that the user's behaviours decide, float64 like ``items``."""
-        world, topic = self._world, self._items.topic
+    def matches(self, user: int, items: Ints) -> tuple[Floats, Floats]:
+        """How much of the user's behaviours have each candidate's topic, the long part and the recent one, 0 to 1."""
+        topic = self._items.topic
         topics, recent = topic[items], self._recent[user]
         n_short = ((topic[recent] == topics[:, None]) & (recent >= 0)).sum(axis=1)
         n_long = self._counts[user, topics] - n_short
-        long = np.minimum(1, np.log1p(n_long) / np.log(41))
-        return np.asarray(world.long * long + world.short * np.minimum(1, n_short / 4), np.float64)
+        return np.minimum(1, np.log1p(n_long) / np.log(41)), np.minimum(1, n_short / 4)
 
 
 class _Stream:
@@ -163,13 +166,14 @@ class _Stream:
         self._history = draw_histories(self.users, self.items, world.rng(2))
         self.clicks = _Clicks(world, self.items, *self._history[:2], can_move=bool(drifts))
         self._chance = world.rng(3)
+        self._like_chance = world.rng(5) if "like" in world.kinds else None
         self._names = [f"u{u}" for u in range(world.n_users)]
         self._logit = 0.0
         self._dead = False
         self._now = world.start_ms
         self._n = 0
         # What is still to come: a Tick has no user, and its successor is due when it is.
-        self._due: list[tuple[int, int, int, int, str | None]] = [(world.start_ms, 0, -1, -1, None)]
+        self._due: list[tuple[int, int, int, int, str | None, str]] = [(world.start_ms, 0, -1, -1, None, "")]
         self._changes = schedule(drifts, n_slates)
 
     def run(self) -> Iterator[Event]:
@@ -187,7 +191,7 @@ class _Stream:
         last_ms = int(self._history[2][0])
         for user, item, at_ms in zip(*(column.tolist() for column in self._history), strict=True):
             yield from _ticks(last_ms, at_ms)
-            yield self._action(user, item, at_ms, None)
+            yield self._action(user, item, at_ms, None, "click")
             last_ms = at_ms
         yield from _ticks(last_ms, self.world.start_ms)
 
@@ -205,22 +209,23 @@ class _Stream:
         device = (head[:, 2] * len(DEVICES)).astype(np.int64)
         slates = self._draw_slates(np.repeat(user[:, None], tries, axis=1), draws.reshape(n, 3, tries))
         delay_ms = np.clip(-np.log1p(-delays) * world.click_delay_s, 0.001, world.click_delay_max_s) * 1_000
+        likes = self._like_chance.random((n, 2, world.slate)) if self._like_chance is not None else None
         for b in range(n):
             yield from self._until(int(at_ms[b]))
             shown = np.flatnonzero(slates[b] >= 0)
             items = slates[b, shown]
-            logit = (
-                world.base
-                + self._logit
-                + self.clicks.affinity(int(user[b]), items)
-                + self.items.quality[items]
-            )
+            long, short = self.clicks.matches(int(user[b]), items)
+            affinity = world.long * long + world.short * short
+            logit = world.base + self._logit + affinity + self.items.quality[items]
             p = 1 / (1 + np.exp(-logit))
             clicked = wins[b, shown] < p
             impression = f"s{first + b}"
             if self.truth is not None:
                 self.truth.p[impression] = p
                 self.truth.clicked[impression] = clicked
+            like_ms: dict[int, int] = {}
+            if likes is not None:
+                like_ms = self._like(impression, items, p, clicked, long, likes[b][:, shown])
             yield Impression(
                 impression,
                 self._names[user[b]],
@@ -231,6 +236,34 @@ class _Stream:
             for place in np.flatnonzero(clicked).tolist():
                 when = int(at_ms[b] + delay_ms[b, shown[place]])
                 self._push(when, int(user[b]), int(items[place]), impression)
+                if place in like_ms:
+                    self._push(when + like_ms[place], int(user[b]), int(items[place]), impression, "like")
+
+    def _like(
+        self,
+        impression: str,
+        items: Ints,
+        p: Floats,
+        clicked: NDArray[np.bool_],
+        long: Floats,
+        chance: Floats,
+    ) -> dict[int, int]:
+        """How long after its click each candidate that is liked is liked, in ms, by its place.
+
+        Parameters
+        ----------
+        chance
+            float64 ``[2, candidates]``: whether, and when.
+        """
+        world = self.world
+        logit = world.like_base + world.like_long * long + self.items.charm[items]
+        p_after = 1 / (1 + np.exp(-logit))
+        liked = clicked & (chance[0] < p_after)
+        if self.truth is not None:
+            self.truth.p_like[impression] = p * p_after
+            self.truth.liked[impression] = liked
+        delay_ms = np.clip(-np.log1p(-chance[1]) * world.like_delay_s, 0.001, world.like_delay_max_s) * 1_000
+        return {place: int(delay_ms[place]) for place in np.flatnonzero(liked).tolist()}
 
     def _draw_slates(self, users: Ints, chance: Floats) -> Ints:
         """The first distinct items of those that ``users`` int64 ``[n, tries]`` draw.
@@ -263,24 +296,25 @@ class _Stream:
         distinct_first = np.argsort(again, axis=1, kind="stable")[:, : world.slate]
         return np.take_along_axis(drawn, distinct_first, axis=1)
 
-    def _push(self, at_ms: int, user: int, item: int, impression: str | None) -> None:
+    def _push(self, at_ms: int, user: int, item: int, impression: str | None, kind: str = "click") -> None:
         self._n += 1
-        heappush(self._due, (at_ms, self._n, user, item, impression))
+        heappush(self._due, (at_ms, self._n, user, item, impression, kind))
 
     def _until(self, at_ms: int) -> Iterator[Event]:
         """What is due before a moment: a click at the very moment of a slate comes after it."""
         while self._due[0][0] < at_ms:
-            when, _, user, item, impression = heappop(self._due)
+            when, _, user, item, impression, kind = heappop(self._due)
             if user < 0:
                 self._push(when + round(self.world.tick_s * 1_000), -1, -1, None)
                 yield Tick(when)
                 continue
-            self.clicks.add(user, item)
+            if kind == "click":
+                self.clicks.add(user, item)
             if not self._dead:
-                yield self._action(user, item, when, impression)
+                yield self._action(user, item, when, impression, kind)
 
-    def _action(self, user: int, item: int, at_ms: int, impression: str | None) -> Action:
-        return Action("click", self._names[user], f"i{item}", at_ms, impression, self._features[item])
+    def _action(self, user: int, item: int, at_ms: int, impression: str | None, kind: str) -> Action:
+        return Action(kind, self._names[user], f"i{item}", at_ms, impression, self._features[item])
 
     def _change(self, change: Change) -> None:
         rng = self.world.rng(4, change.n)

@@ -32,7 +32,8 @@ class World:
     The logit of a click is
     ``base + long * min(1, ln(1 + n_long) / ln 41) + short * min(1, n_short / 4) + quality``, where
     ``n_short`` counts the user's most recent ``n_recent`` behaviours with the candidate's hidden topic and
-    ``n_long`` all those before.
+    ``n_long`` all those before. Where ``like`` is one of the ``kinds``, some of what was clicked is then liked, with
+    the logit ``like_base + like_long * min(1, ln(1 + n_long) / ln 41) + charm``.
 
     >>> World(n_items=50)
     Traceback (most recent call last):
@@ -72,6 +73,16 @@ class World:
     short: float = 0.8
     n_recent: int = 16
 
+    kinds: tuple[str, ...] = ("click",)
+    """What users do: click, or click and like."""
+    like_base: float = -1.5
+    like_long: float = 1.5
+    charm_std: float = 1.2
+    """An item's charm, ``N(0, charm_std^2)``, says nothing of clicks, nor quality of likes."""
+    like_delay_s: float = 10.0
+    like_delay_max_s: float = 60.0
+    """A like comes after its click, by an exponential delay that is cut off there."""
+
     start_ms: int = 1_767_225_600_000
     slates_per_s: float = 1.0
     click_delay_s: float = 15.0
@@ -96,14 +107,22 @@ class World:
             ("session_mean", self.session_mean >= 2, "at least 2"),
             ("history_days", self.history_days >= 0.5, "at least 0.5"),
             ("slates_per_s", self.slates_per_s > 0, "more than 0"),
+            ("kinds", self.kinds in (("click",), ("click", "like")), "click or click, like"),
             ("tick_s", self.tick_s >= 0.001, "at least 0.001"),
         ):
             if not ok:
-                raise BadWorld(f"world: {name}: expected {expected}, got {getattr(self, name)}")
+                got = ", ".join(self.kinds) if name == "kinds" else getattr(self, name)
+                raise BadWorld(f"world: {name}: expected {expected}, got {got}")
 
     def rng(self, *purpose: int) -> Rng:
         """A stream of its own for each purpose, so that a drift does not change what it does not concern."""
         return np.random.default_rng([self.seed, *purpose])
+
+    @property
+    def windows(self) -> dict[str, int]:
+        """For each kind, how long after the impression the last one comes, in ms."""
+        click_ms = round(self.click_delay_max_s * 1_000)
+        return {k: click_ms + (k == "like") * round(self.like_delay_max_s * 1_000) for k in self.kinds}
 
     def category_of(self, topics: Ints) -> Ints:
         """The true category of each topic, int64 like ``topics``."""
@@ -123,6 +142,7 @@ class Items:
     category: Ints = field(default_factory=lambda: np.empty(0, np.int64))
     quality: Floats = field(default_factory=lambda: np.empty(0))
     popularity: Floats = field(default_factory=lambda: np.empty(0))
+    charm: Floats = field(default_factory=lambda: np.empty(0))
 
     def add(self, n: int, rng: Rng) -> None:
         """``n`` more items, spread evenly over the topics."""
@@ -133,6 +153,9 @@ class Items:
         self.category = np.concatenate([self.category, self.labels(topic, wrong, rng)])
         self.quality = np.concatenate([self.quality, rng.normal(0, world.quality_std, n)])
         self.popularity = np.concatenate([self.popularity, np.exp(rng.normal(0, world.popularity_std, n))])
+        # numbers of its own: what is liked changes nothing of what is clicked
+        charm = world.rng(6, len(self.charm)).normal(0, world.charm_std, n)
+        self.charm = np.concatenate([self.charm, charm])
         self.index()
 
     def labels(self, topics: Ints, wrong: Bools, rng: Rng) -> Ints:

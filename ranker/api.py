@@ -47,13 +47,14 @@ class HistoryUsed(Struct, frozen=True):
     """See `stream.history.digest`."""
 
 
-class RankResponse(Struct, frozen=True):
+class RankResponse(Struct, frozen=True, omit_defaults=True):
     """Scores, and what they were made with."""
 
     impression: str
     """An id for this slate, for the actions that follow."""
     scores: list[float]
-    """Probabilities of a click, in the order asked."""
+    """What showing each is worth, in the order asked: the sum over kinds of action of ``ranker.weights`` times
+    probability. Without weights the probability of the first kind, say a click."""
     version: Version
     """Of model, vectors and codes alike: epoch, step."""
     index_version: Version
@@ -65,6 +66,8 @@ class RankResponse(Struct, frozen=True):
     history: HistoryUsed
     logged: bool
     """Whether the impression is on its way to the event log; False if that was not asked, or has no room."""
+    kinds: dict[str, list[float]] = {}
+    """Of a model of several kinds of action: the probability of each, in the order asked."""
 
 
 class NewImpression(Struct, frozen=True, tag_field="type", tag="impression", forbid_unknown_fields=True):
@@ -173,7 +176,7 @@ class Attended(Struct, frozen=True):
     """Its attention, mean of the heads; those of a part sum up to 1."""
 
 
-class ExplainResponse(Struct, frozen=True):
+class ExplainResponse(Struct, frozen=True, omit_defaults=True):
     """What a score is made of; the behaviours that weigh most first."""
 
     item: str
@@ -183,6 +186,8 @@ class ExplainResponse(Struct, frozen=True):
     """Whether the model is young, and its search compares categories alone."""
     n_behaviours: int
     behaviours: list[Attended]
+    kinds: dict[str, float] = {}
+    """Of a model of several kinds of action: the probability of each."""
 
 
 class VersionResponse(Struct, frozen=True):

@@ -23,6 +23,8 @@ class Explained:
     """The behaviours that one candidate attends over, of the long part and of the short one; oldest first."""
 
     score: float
+    p: tuple[float, ...]
+    """Of each kind of action."""
     version: Version
     is_young: bool
     """Whether the search compares categories alone."""
@@ -66,6 +68,7 @@ def explain(scorer: Scorer, model: Model, batch: Batch) -> Explained:
     where = np.concatenate(positions)
     return Explained(
         score=float(ranked.scores[0]),
+        p=tuple(ranked.p[0].tolist()),
         version=ranked.version,
         is_young=young,
         positions=where,

@@ -88,7 +88,10 @@ class Lookups:
                     weight=float(weights[i]),
                 )
             )
-        return ExplainResponse(item, got.score, got.version, got.is_young, len(slate.sequence_at), behaviours)
+        kinds = dict(zip(self._scorer.worth, got.p, strict=True)) if len(got.p) > 1 else {}
+        return ExplainResponse(
+            item, got.score, got.version, got.is_young, len(slate.sequence_at), behaviours, kinds
+        )
 
 
 def _codes(mirror: Mirror, keys: NDArray[np.uint64]) -> NDArray[np.uint64]:

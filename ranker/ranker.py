@@ -1,9 +1,15 @@
-"""A request in, scores out: one user's live behaviours against a slate, by one Version of the model."""
+"""A request in, scores out: one user's live behaviours against a slate, by one Version of the model.
+
+A score is what showing the candidate is worth: the sum over kinds of action of what one is worth times how probable it
+is. Expectations add up however kinds depend on each other (a like follows a click), so an order by this sum is one of
+greatest expected worth, as far as the probabilities are right; a product of their powers means no such thing. Each
+kind's probability is that of a candidate that is shown, not of one that is clicked already.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -27,7 +33,9 @@ class Ranked:
     """Scores in the order asked, and what they were made with."""
 
     scores: NDArray[np.float32]
-    """``[n]`` probability of a click."""
+    """``[n]`` what showing each is worth."""
+    p: NDArray[np.float32]
+    """``[n, K]`` probability of each kind of action."""
     version: Version
     at_ms: int
     """Event time of the newest sample that this Version has learned."""
@@ -63,12 +71,15 @@ class Scorer:
     short, k, warm_up_steps
         As the trainer's: how many behaviours are attended over always, how many are searched, and up to which step by
         category alone.
+    worth
+        Of each kind of action, in the order of the model's columns.
     """
 
     fields: Fields
     short: int
     k: int
     warm_up_steps: int = 0
+    worth: Mapping[str, float] = field(default_factory=lambda: {"click": 1.0})
 
     def slate(
         self,
@@ -95,7 +106,7 @@ class Scorer:
             at_ms=np.array([at_ms]),
             items=np.array(items, np.uint64).reshape(n, len(self.fields.item)),
             first=np.array([0, n]),
-            labels=np.zeros((n, 1), np.float32),
+            labels=np.zeros((n, len(self.worth)), np.float32),
             stage=np.zeros(1, np.uint8),
             sequence=keys,
             sequence_at=at,
@@ -117,18 +128,23 @@ class Scorer:
         version = model.version
         if version is None:
             raise NotReadyError("ranker: expected a published model, got none yet")
-        scores = [np.zeros(0, np.float32) for _ in slates]
+        each = [np.zeros((0, len(self.worth)), np.float32) for _ in slates]
         asked = [i for i, slate in enumerate(slates) if slate.n_candidates]
         if asked:
             batch = side_by_side([slates[i] for i in asked])
             young = self.is_young(version)
-            p = predict(model.network, model.table, batch, self.short, self.k, young=young)[:, 0]
+            p = predict(model.network, model.table, batch, self.short, self.k, young=young)
             for i, mine in zip(asked, np.split(p, batch.first[1:-1]), strict=True):
-                scores[i] = mine
+                each[i] = mine
         return [
-            Ranked(mine, version, model.at_ms, len(slate.sequence_at))
-            for mine, slate in zip(scores, slates, strict=True)
+            Ranked(self.combine(p), p, version, model.at_ms, len(slate.sequence_at))
+            for p, slate in zip(each, slates, strict=True)
         ]
+
+    def combine(self, p: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scores float32 ``[n]`` of probabilities ``[n, K]``."""
+        scores: NDArray[np.float32] = (p * np.array(list(self.worth.values()), np.float32)).sum(1)
+        return scores
 
     def warm_up(self, model: Model) -> None:
         """Let everything that is compiled on its first use be compiled before a request comes."""

@@ -152,6 +152,7 @@ class RankerService:
             behind_ms=self.live.behind_ms,
             history=slate.used,
             logged=logged,
+            kinds=self._kinds(ranked),
         )
 
     def take(self, raw: list[msgspec.Raw]) -> EventsResponse:
@@ -178,6 +179,11 @@ class RankerService:
         request = RankRequest(user, [Candidate(item, dict(features))], dict(context))
         slate = await asyncio.to_thread(self._slate, request, self._now_ms())
         return await self.lookups.explain(item, slate.batch)
+
+    def _kinds(self, ranked: Ranked) -> dict[str, list[float]]:
+        """What is told of the kinds of action, if there are several."""
+        kinds = self._scorer.worth
+        return dict(zip(kinds, ranked.p.T.tolist(), strict=True)) if len(kinds) > 1 else {}
 
     def _check_size(self, n: int) -> None:
         if n > (most := self._rules.max_candidates):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from instep.settings import Settings, check
-from instep.simulator import World, events
+from instep.simulator import Truth, World, events
 from stream.events import Action, Event, Origin, Tick, encode_event, key_of
 from stream.fields import Fields
 from stream.files import partition_of
@@ -36,6 +37,19 @@ WORLD = World(
 def product(n_slates: int) -> tuple[Event, ...]:
     """Everything that happens, in the order of event time."""
     return tuple(events(WORLD, n_slates))
+
+
+LIKED = replace(WORLD, kinds=("click", "like"), like_delay_s=0.5, like_delay_max_s=1.5)
+"""The same world, in which users like some of what they clicked."""
+TWO_KINDS = {"windows": LIKED.windows}
+"""What [stream] says of it."""
+
+
+@cache
+def liked(n_slates: int) -> tuple[tuple[Event, ...], Truth]:
+    """Everything that happens there, and the truth about it."""
+    truth = Truth()
+    return tuple(events(LIKED, n_slates, truth=truth)), truth
 
 
 def small(**sections: dict[str, Any]) -> Settings:

@@ -54,6 +54,8 @@ class LearnerConfig:
     """Row-wise Adagrad, embedding rows."""
     lr: float = 0.001
     """Adam, dense weights."""
+    loss_weights: tuple[float, ...] = ()
+    """Of each kind's loss in what is learned; 1 each when not given."""
     init_std: float = 0.05
     accumulator: float = 1e-6
     admit_after: int = 1
@@ -72,7 +74,7 @@ class Predicted:
     p: NDArray[np.float32]
     """``[N, K]`` probabilities."""
     loss: float
-    """Mean log loss of a candidate, summed over kinds."""
+    """Mean log loss of a candidate, summed over kinds with their weights."""
     learned: bool
     n_flipped: int
     """Code bits that this step changed."""
@@ -217,7 +219,7 @@ class Learner:
         )
 
     def _loss(self, logits: Tensor, batch: Batch) -> Tensor:
-        """Sum over candidates of log loss; under the eager policy weighted for fake negatives.
+        """Sum over candidates and kinds of weighted log loss; under the eager policy also for fake negatives.
 
         An impression that was learned as negative at once and comes again when it is clicked is seen from a biased
         distribution; the weights ``(1 + p)`` of positives and ``(1 - p)(1 + p)`` of negatives undo that (Ktena et al.
@@ -225,6 +227,8 @@ class Learner:
         """
         labels = torch.from_numpy(batch.labels)[:, : logits.shape[1]]
         losses = functional.binary_cross_entropy_with_logits(logits, labels, reduction="none")
+        if self.config.loss_weights:
+            losses = losses * torch.tensor(self.config.loss_weights[: logits.shape[1]])
         if batch.stage.any():
             p = torch.sigmoid(logits.detach())
             stage = torch.from_numpy(batch.stage[batch.slate])[:, None]

@@ -70,7 +70,10 @@ def make_update(
         codes=rng.integers(0, 2**64, (n, WORDS), np.uint64),
         vectors=rng.normal(size=(n, DIM)).astype(np.float32),
         tombstones=np.array(tombstones or [], np.uint64),
-        dense={"w": rng.normal(size=4).astype(np.float32)},
+        dense={
+            "w": rng.normal(size=4).astype(np.float32),
+            "experts": rng.normal(size=(2, 3, 4)).astype(np.float32),
+        },
         place={0: version.epoch, 3: version.step},
     )
 
@@ -131,7 +134,9 @@ def check(index: Index, oracle: Oracle) -> None:
     # the Version of a row in a whole update is that of the update's epoch
     assert {k: row[1:] for k, row in rows_of(whole).items()} == {k: row[1:] for k, row in oracle.rows.items()}
     assert len(whole.tombstones) == 0
-    assert whole.dense["w"].tobytes() == oracle.last.dense["w"].tobytes()
+    assert {n: w.tolist() for n, w in whole.dense.items()} == {
+        n: w.tolist() for n, w in oracle.last.dense.items()
+    }
     assert whole.place == oracle.last.place
 
 

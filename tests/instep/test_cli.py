@@ -49,6 +49,7 @@ KEYS = METRICS | {
     "bad_batches",
     "threads",
     "windows",
+    "kinds",
 }
 
 SMALL = """
@@ -446,6 +447,28 @@ def test_what_is_simulated_is_replayed_and_gone_on_with(done: Callable[..., str]
     assert metrics(tmp_path / "other") == found
     newest = checkpoint.names(tmp_path / "c")[-1]
     assert str(checkpoint.load(tmp_path / "c", newest).version) == found["version"]
+
+
+def test_a_world_with_likes_is_told_kind_by_kind(
+    done: Callable[..., str], refused: Refused, tmp_path: Path
+) -> None:
+    world, sizes = tmp_path / "world", ("--users", 100, "--items", 160, "--slates", 200)
+    shown = done("simulate", world, *sizes, "--kinds", "click,like").splitlines()
+    assert shown[-2].startswith("click-through rate 0.")
+    assert shown[-1].startswith("like rate 0.")
+    shown = [line for line in done("replay", world, "--out", tmp_path / "out").splitlines() if line.strip()]
+    found = metrics(tmp_path / "out")
+    assert found.keys() == KEYS
+    assert list(found["kinds"]) == ["click", "like"]
+    assert shown[0].strip().endswith(f"version {found['version']}; over time: click")
+    names = ("auc", "ne", "gauc", "log_loss", "calibration")
+    for kind, told in found["kinds"].items():
+        (row,) = (n for n, line in enumerate(shown) if line.split()[:1] == [kind])
+        assert shown[row].split() == [kind, "2,000", *(f"{told[name]:.4f}" for name in names)]
+        assert shown[row + 1].replace("±", "").split() == [f"{told['errors'][name]:.4f}" for name in names]
+    assert max(map(len, shown[:-3])) <= 80
+    line = refused("simulate", tmp_path / "x", *sizes, "--kinds", "click,share")
+    assert line == "world: kinds: expected click or click, like, got click, share"
 
 
 def _check_table(title: str, heads: str, rows: list[str], found: dict[str, Any]) -> None:

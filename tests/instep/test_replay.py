@@ -14,7 +14,7 @@ import pytest
 from sklearn.metrics import log_loss, roc_auc_score
 
 from instep.replay import Refresh, replay
-from instep.scorebook import RECORD, Scorebook
+from instep.scorebook import HEADER, RECORD, Scorebook
 from instep.settings import SettingsError
 from stream.events import Impression, key_of
 from stream.files import write_events
@@ -67,7 +67,7 @@ def test_what_is_written_is_what_was_scored(whole: tuple[Found, Path]) -> None:
     found, out = whole
     assert json.loads((out / "metrics.json").read_text()) == found
     shown = {key_of("impression", e.id): e for e in product(N_SLATES) if isinstance(e, Impression)}
-    records = np.frombuffer(scores(out), RECORD)
+    records = np.frombuffer(scores(out), RECORD, offset=HEADER.size)
     p, y, steps = records["p"].astype(float), records["label"], records["step"]
     assert found["candidates"] == len(records) == sum(len(e.candidates) for e in shown.values())
     assert found["samples"] == N_SLATES == found["counts"]["used.impression"]
@@ -95,6 +95,10 @@ def test_what_is_written_is_what_was_scored(whole: tuple[Found, Path]) -> None:
         assert window["until_ms"] == records["at_ms"][at - 1]
     for name in ("auc", "ne", "gauc", "log_loss", "calibration"):
         assert 0 < found["errors"][name] < 1
+    assert found["kinds"].keys() == {"click"}
+    only = found["kinds"]["click"]
+    assert only == {name: found[name] for name in only}
+    assert {"auc", "errors", "windows"} < only.keys()
 
 
 def test_run_again_it_goes_on_where_it_stopped(log: Path, whole: tuple[Found, Path], tmp_path: Path) -> None:
@@ -242,7 +246,7 @@ class TestRefresh:
 def labels(out: Path) -> dict[tuple[int, int], int]:
     """By impression and item, of every candidate that was shown."""
     path = out / "scores.bin"
-    records = Scorebook(path, path.stat().st_size // RECORD.itemsize).records()
+    records = Scorebook(path, (path.stat().st_size - HEADER.size) // RECORD.itemsize).records()
     assert len(records) == sum(len(e.candidates) for e in product(N_SLATES) if isinstance(e, Impression))
     return {(int(r["impression"]), int(r["item"])): int(r["label"]) for r in records}
 

@@ -44,6 +44,32 @@ def test_without_a_file_everything_has_a_default() -> None:
         ),
         ({"model": {"bits": 100}}, "model.bits: expected one of 16, 32, 64, 128, 192, 256, got 100"),
         ({"model": {"heads": 5}}, "model.heads: expected a divisor of dim times item fields = 64, got 5"),
+        ({"model": {"towers": "ple"}}, "model.towers: expected one of shared, mmoe, got 'ple'"),
+        ({"model": {"experts": 0}}, "model.experts: expected `int` >= 1, got 0"),
+        (
+            {"model": {"towers": "mmoe", "mlp": []}},
+            "model.mlp: expected at least one layer for towers = mmoe, got []",
+        ),
+        (
+            {"model": {"loss_weights": {"share": 1}}, "stream": {"windows": {"click": 1, "like": 1}}},
+            "model.loss_weights: expected a kind of stream.windows (click, like), got 'share'",
+        ),
+        (
+            {"model": {"loss_weights": {"click": -1}}},
+            "model.loss_weights[...]: expected `float` >= 0.0, got {'click': -1}",
+        ),
+        (
+            {"ranker": {"weights": {"click": 1, "like": 0.5}}},
+            "ranker.weights: expected a kind of stream.windows (click), got 'like'",
+        ),
+        (
+            {"ranker": {"weights": {"click": 0.0}}},
+            "ranker.weights: expected at least one that is not 0, got {'click': 0.0}",
+        ),
+        (
+            {"ranker": {"weights": {"click": nan}}},
+            "ranker.weights[...]: expected `float` >= -1000000.0, got {'click': nan}",
+        ),
         ({"model": {"tok_k": 3}}, "model.tok_k: expected a setting that exists, got this one"),
         ({"modle": {}}, "modle: expected a setting that exists, got this one"),
         ({"model": 3}, "model: expected `object`, got 3"),
@@ -145,6 +171,8 @@ models = st.fixed_dictionaries(
         "coded": st.integers(1, 8),
         "mlp": st.lists(st.integers(1, 5), max_size=2),
         "unit": st.sampled_from(list(UNITS)),
+        "towers": st.sampled_from(["shared", "mmoe"]),
+        "experts": st.integers(1, 3),
     }
 )
 
@@ -212,6 +240,23 @@ def test_no_error_shows_what_is_secret(section: str, wrong: dict[str, object]) -
     assert str(told.value).startswith(f"settings: {section}.")
     assert str(told.value).endswith("got one that is not shown")
     assert "secret" not in str(told.value)
+
+
+def test_weights_are_of_the_kinds_in_the_order_of_their_columns() -> None:
+    windows = {"like": 5, "click": 7, "hide": 9}
+    plain = check({"stream": {"windows": windows}})
+    assert plain.kinds == ("like", "click", "hide")
+    assert plain.scorer().worth == {"like": 1.0, "click": 0.0, "hide": 0.0}
+    assert plain.learner_config().loss_weights == ()
+    weighed = check(
+        {
+            "stream": {"windows": windows},
+            "model": {"loss_weights": {"click": 0.5}},
+            "ranker": {"weights": {"hide": -2.0, "click": 1.0}},
+        }
+    )
+    assert list(weighed.scorer().worth.items()) == [("like", 0.0), ("click", 1.0), ("hide", -2.0)]
+    assert weighed.learner_config().loss_weights == (1.0, 0.5, 1.0)
 
 
 def test_the_units_that_can_be_set_are_those_there_are() -> None:

@@ -160,6 +160,61 @@ def test_a_click_belongs_to_a_candidate_of_its_slate_and_follows_it_soon() -> No
         assert set(items[truth.clicked[slate.id]]) == clicked[slate.id]
 
 
+LIKES = replace(SMALL, kinds=("click", "like"))
+
+
+@pytest.mark.parametrize("drifts", [(), tuple(DRIFTS)])
+def test_likes_change_nothing_of_what_else_happens(drifts: tuple[Drift, ...]) -> None:
+    (plain, before), (stream, truth) = run(SMALL, N, *drifts), run(LIKES, N, *drifts)
+    assert [e for e in stream if not (isinstance(e, Action) and e.kind == "like")] == plain
+    assert all(np.array_equal(truth.p[i], before.p[i]) for i in truth.p)
+    assert not before.p_like
+    assert run(LIKES, N, *drifts)[0] == stream
+    assert all(a.at_ms <= b.at_ms for a, b in pairwise(stream))
+
+
+def test_a_like_follows_a_click_soon_and_the_truth_knows_it() -> None:
+    stream, truth = run(LIKES)
+    clicks = {
+        (a.impression or "", a.item): a.at_ms for a in actions(stream) if a.kind == "click" and a.impression
+    }
+    likes = [a for a in actions(stream) if a.kind == "like"]
+    slates = {i.id: i for i in impressions(stream)}
+    for like in likes:
+        assert 0 < like.at_ms - clicks[like.impression or "", like.item] <= 60_000
+        assert like.at_ms - slates[like.impression or ""].at_ms <= LIKES.windows["like"]
+    liked = {
+        (i, c.item) for i, s in slates.items() for c, y in zip(s.candidates, truth.liked[i], strict=True) if y
+    }
+    assert {(a.impression, a.item) for a in likes} == liked
+    assert len(likes) == len(liked) > 100
+
+
+def test_the_true_probability_of_a_like_follows_from_the_behaviours_in_the_stream() -> None:
+    """Given a click, each logit leaves a rest that is a constant of its item: its charm."""
+    truth, seen = Truth(), defaultdict(list)
+    charm: dict[str, float] = {}
+    for event in events(LIKES, N, truth=truth):
+        if isinstance(event, Action) and event.kind == "click":
+            seen[event.user].append(truth.topic_of(event.item))
+        elif isinstance(event, Impression):
+            p_after = truth.p_like[event.id] / truth.p[event.id]
+            for candidate, p in zip(event.candidates, p_after.tolist(), strict=True):
+                n_long = seen[event.user][:-16].count(truth.topic_of(candidate.item))
+                rest = log(p / (1 - p)) - (-1.5 + 1.5 * min(1, log(1 + n_long) / log(41)))
+                assert charm.setdefault(candidate.item, rest) == pytest.approx(rest, abs=1e-9)
+    assert np.std(list(charm.values())) == pytest.approx(1.2, abs=0.15)
+
+
+def test_likes_come_as_often_as_their_probabilities_say_and_can_be_told_apart() -> None:
+    truth = run(replace(LIKES, n_users=300), 3_000)[1]
+    p, liked = truth.arrays("like")
+    assert liked.mean() == pytest.approx(p.mean(), abs=4 * np.sqrt(0.1 / len(p)))
+    assert not (liked & ~truth.arrays()[1]).any()
+    of_clicks = roc_auc_score(liked, truth.arrays()[0])
+    assert roc_auc_score(liked, p) > of_clicks + 0.02
+
+
 @pytest.mark.parametrize("drift", DRIFTS, ids=lambda d: type(d).__name__)
 def test_a_drift_changes_nothing_before_its_time_and_something_after(drift: Drift) -> None:
     plain, _ = run()
@@ -239,6 +294,7 @@ def test_a_dead_click_stream_loses_the_clicks_but_not_the_truth() -> None:
     ("make", "message"),
     [
         (lambda: World(n_topics=81), "world: n_topics: expected a multiple of n_categories = 20, got 81"),
+        (lambda: World(kinds=("like",)), "world: kinds: expected click or click, like, got like"),
         (lambda: World(slate=2_000), "world: slate: expected 1..1000 = n_items / 2, got 2000"),
         (lambda: run(SMALL, N, CtrJump(1.5)), "CtrJump: at: expected 0..1, got 1.5"),
         (lambda: run(SMALL, N, DeadClicks(0.5, 2)), "DeadClicks: until: expected 0..1, got 2"),

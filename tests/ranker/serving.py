@@ -117,10 +117,10 @@ class Serving:
     max_waiting: int = 1_000
     tick_ms: int = 0
     now_ms: int = 0
+    sent: Sequence[Event] = field(default_factory=lambda: product(N_SLATES), repr=False)
 
     def __post_init__(self) -> None:
         s, config = self.settings, self.settings.learner_config()
-        self.sent: Sequence[Event] = product(N_SLATES)
         self.shown = [e for e in self.sent if isinstance(e, Impression)]
         self.now_ms = self.now_ms or max(e.at_ms for e in self.sent) + 1
         self.steps: list[Step] = []

@@ -12,7 +12,8 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import negative_data_rejection
 
-from tests.ranker.serving import Serving
+from tests.ranker.serving import N_SLATES, Serving
+from tests.worlds import TWO_KINDS, liked, small
 
 OPERATIONS = (
     *(("post", "/v1/rank"), ("post", "/v1/events"), ("get", "/v1/similar/{item}")),
@@ -22,8 +23,11 @@ OPERATIONS = (
 
 @pytest.fixture(scope="module")
 def described() -> Iterator[Any]:
-    """The description of an API that answers from a model, for users, items and events of any kind."""
-    serving = Serving(max_waiting=10**7)
+    """The description of an API that answers from a model, for users, items and events of any kind.
+
+    The model's actions are of two kinds, so that answers hold all they may.
+    """
+    serving = Serving(small(stream=TWO_KINDS), max_waiting=10**7, sent=liked(N_SLATES)[0])
     serving.learn()
     serving.live.follow()
     with serving.listening() as url:

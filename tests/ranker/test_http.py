@@ -258,6 +258,9 @@ def test_pages_about_itself(serving: Serving, http: TestClient) -> None:
         "/v1/explain",
         "/version",
     }
+    for answer in ("RankResponse", "ExplainResponse"):  # one kind of action is not told by name
+        schema = described["components"]["schemas"][answer]
+        assert "kinds" in schema["properties"].keys() - schema["required"]
     page = http.get("/metrics").text
     assert 'instep_requests_total{path="/v1/rank",status="200",worker="ranker"}' in page
     assert 'instep_histories_total{outcome="profile",worker="ranker"}' in page

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -13,12 +14,12 @@ from hypothesis import strategies as st
 
 from indexer.index import MemoryIndex
 from instep.pipeline import Pipeline
-from instep.settings import Settings
+from instep.settings import Settings, check
 from ranker.mirror import Mirror
 from ranker.ranker import NotReadyError, Ranked, Ranker
-from stream.events import Action, BadEvent, Candidate, Impression, Origin, Value, Version, key_of
+from stream.events import Action, BadEvent, Candidate, Event, Impression, Origin, Value, Version, key_of
 from stream.profiles import MemoryProfiles
-from tests.worlds import make_log, make_profiles, product, small
+from tests.worlds import TWO_KINDS, liked, make_log, make_profiles, product, small
 from trainer.batch import make_batch
 from trainer.loop import Step
 from trainer.model.units import UNITS
@@ -40,14 +41,15 @@ class Live:
 
     settings: Settings
     keep: int = 256
+    sent: Sequence[Event] = field(default_factory=lambda: product(N_SLATES), repr=False)
     steps: list[Step] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         s, config = self.settings, self.settings.learner_config()
-        sent = product(N_SLATES)
-        self.shown = {e.id: e for e in sent if isinstance(e, Impression)}
-        self.profiles = make_profiles(sent, s.fields, s.stream.history_ttl_ms)
-        log = make_log(sent, s.stream.partitions)
+        self.shown = {e.id: e for e in self.sent if isinstance(e, Impression)}
+        clicks = [e for e in self.sent if isinstance(e, Action) and e.kind in s.stream.history_kinds]
+        self.profiles = make_profiles(clicks, s.fields, s.stream.history_ttl_ms)
+        log = make_log(self.sent, s.stream.partitions)
         self.pipeline = Pipeline(s, log.source(), on_step=self.steps.append)
         self.pipeline.index = MemoryIndex(self.keep)
         self.mirror = Mirror(config.shape, config.bits, s.trainer.capacity)
@@ -74,17 +76,20 @@ class Live:
     def check_slates_of_the_last_step(self) -> int:
         """The ranker asked for what was joined gives what the trainer predicts; returns how many slates that were."""
         step, learner = self.steps[-1], self.pipeline.learner
-        predicted = learner.predict(step.batch)[:, 0]
+        predicted = learner.predict(step.batch)
+        n_kinds = predicted.shape[1]
         for b, sample in enumerate(step.samples):
             shown = self.shown[sample.impression]
             ranked = self.rank(shown)
-            alone = make_batch([sample], len(self.settings.fields.item), 1)
+            alone = make_batch([sample], len(self.settings.fields.item), n_kinds)
             asked = self.ranker.slate(shown.user, shown.candidates, shown.context, shown.at_ms)
             for name in ("side", "at_ms", "items", "first", "sequence", "sequence_at", "start"):
                 assert getattr(asked, name).tolist() == getattr(alone, name).tolist(), name
-            assert ranked.scores.tobytes() == learner.predict(alone)[:, 0].tobytes()
+            assert ranked.p.tobytes() == learner.predict(alone).tobytes()
             of_slate = predicted[step.batch.first[b] : step.batch.first[b + 1]]
-            np.testing.assert_allclose(ranked.scores, of_slate, rtol=0, atol=ROUNDING)
+            np.testing.assert_allclose(ranked.p, of_slate, rtol=0, atol=ROUNDING)
+            if not self.settings.ranker.weights:
+                assert ranked.scores.tobytes() == ranked.p[:, 0].tobytes()
             assert ranked.version == self.pipeline.loop.version
             assert ranked.at_ms == self.pipeline.loop.at_ms
             assert ranked.n_behaviours == len(alone.sequence_at)
@@ -118,6 +123,55 @@ def test_a_ranker_scores_as_the_trainer_predicts_at_the_same_version(model: dict
     assert len({len(s.sequence_at) for step in live.steps for s in step.samples}) > 5
     spread = np.concatenate([step.predicted.p for step in live.steps[-5:]])
     assert spread.std() > 0.01  # or anything would agree
+
+
+@pytest.mark.parametrize("towers", ["shared", "mmoe"])
+def test_it_does_so_for_every_kind_of_action(towers: str) -> None:
+    model = {"towers": towers, "experts": 3, "loss_weights": {"like": 2.0}}
+    live = Live(
+        small(model=model, stream=STREAM | TWO_KINDS, trainer={"publish_ms": 300}), sent=liked(N_SLATES)[0]
+    )
+    n_slates = 0
+    for _ in live.versions(poll=24):
+        n_slates += live.check_slates_of_the_last_step()
+        live.check_codes()
+    assert n_slates > 50
+    p = np.concatenate([step.predicted.p for step in live.steps[-5:]])
+    assert (np.abs(p[:, 0] - p[:, 1]) > 0.01).all()
+
+
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(
+    rows=st.lists(st.tuples(*[st.floats(0, 1, width=32)] * 3), min_size=1, max_size=8),
+    worth=st.tuples(*[st.floats(-10, 10, width=16)] * 3).filter(any),
+)
+def test_a_score_is_the_sum_of_worth_times_probability(
+    rows: list[tuple[float, float, float]], worth: tuple[float, float, float]
+) -> None:
+    kinds = ("click", "like", "hide")
+    s = small(stream={"windows": dict.fromkeys(kinds, 1_000)})
+    s = check(msgspec.to_builtins(s) | {"ranker": {"weights": dict(zip(kinds, worth, strict=True))}})
+    expected = [sum(w * p for w, p in zip(worth, row, strict=True)) for row in rows]
+    got = s.scorer().combine(np.array(rows, np.float32))
+    assert got.dtype == np.float32
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_worth_decides_the_order() -> None:
+    """Computed by hand: a is clicked more, b is liked more, c is hidden."""
+    p = np.array([[0.30, 0.02, 0.01], [0.20, 0.10, 0.01], [0.40, 0.05, 0.30]], np.float32)
+    kinds = ("click", "like", "hide")
+    orders = {}
+    for name, weights in {
+        "without": {},
+        "likes": {"like": 1.0},
+        "both": {"click": 1.0, "like": 2.0},
+        "less of c": {"click": 1.0, "like": 1.0, "hide": -1.0},
+    }.items():
+        raw = {"stream": {"windows": dict.fromkeys(kinds, 1_000)}, "ranker": {"weights": weights}}
+        orders[name] = np.argsort(-check(raw).scorer().combine(p)).tolist()
+    # without: .30 .20 .40   likes: .02 .10 .05   both: .34 .40 .50   less of c: .31 .29 .15
+    assert orders == {"without": [2, 0, 1], "likes": [1, 2, 0], "both": [2, 1, 0], "less of c": [0, 1, 2]}
 
 
 def test_the_scores_move_with_the_versions() -> None:

@@ -157,7 +157,7 @@ class Oracle:
         x = np.concatenate([side, target, *found, dots, np.log1p(counts)])
         n_layers = len(SHAPE.mlp) + 1
         for i in range(n_layers):
-            x = self.weights[f"layers.{i}.weight"] @ x + self.weights[f"layers.{i}.bias"]
+            x = self.weights[f"towers.layers.{i}.weight"] @ x + self.weights[f"towers.layers.{i}.bias"]
             x = np.maximum(x, 0) if i < n_layers - 1 else x
         logit = float((x + self.weights["dots.weight"] @ dots + self.weights["prior"])[0])
         return 1 / (1 + float(np.exp(-logit)))

@@ -29,6 +29,7 @@ def make_publication(n: int, step: int = 7, n_gone: int = 3, seed: int = 0) -> P
         dense={
             "w": rng.normal(size=(3, 2)).astype(np.float32),
             "transposed.b": rng.normal(size=(3, 2)).astype(np.float32).T,
+            "experts": rng.normal(size=(2, 3, 4)).astype(np.float32),
             "none": np.zeros((0, 5), np.float32),
         },
         offsets={0: 12, 3: step},

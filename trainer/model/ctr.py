@@ -2,11 +2,12 @@
 
     user, context ----------------------------------------------+
     target --------------------+--------------------------------+
-    short part --> attention --+--> vector, dot with the target +--> MLP --> + dots --> logit per kind
+    short part --> attention --+--> vector, dot with the target +--> towers --> + dots --> logit per kind
     long part  --> unit -------+--> vector, dot with the target +
     how many were near (counts) --------------------------------+
 
-A unit that is whole reads both parts as one list, and there is one vector.
+A unit that is whole reads both parts as one list, and there is one vector. Towers are an MLP that all kinds of action
+share, or a mixture of experts (`trainer/model/towers.py`).
 
 The rows of the embedding table come in as one matrix ``[U, d]`` and are not parameters: the table learns them itself.
 """
@@ -14,7 +15,6 @@ The rows of the embedding table come in as one matrix ``[U, d]`` and are not par
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from trainer.model.inputs import Inputs, Reading
 from trainer.model.interest import Interest
 from trainer.model.searches import N_COUNTS, Searching, make_search
 from trainer.model.sim import SIMSoft
+from trainer.model.towers import MMoE, SharedBottom
 from trainer.model.units import Unit, find_unit
 
 
@@ -42,6 +43,10 @@ class Shape:
     n_kinds: int = 1
     heads: int = 4
     mlp: tuple[int, ...] = (200, 80)
+    towers: str = "shared"
+    """How a candidate becomes a logit for each kind: shared or mmoe."""
+    experts: int = 4
+    """Of mmoe."""
     sharpness: float = 0.5
     """Where the attention's temperature starts, see TargetAttention."""
 
@@ -65,12 +70,9 @@ class Network(nn.Module):
         self.reading = _reading(unit, shape, self.long)
         parts = sum(part is not None for part in (self.short, self.long))
         n_inputs = shape.n_side * shape.dim + wide + parts * (wide + 1) + self.reading.width
-        sizes = [n_inputs, *shape.mlp, shape.n_kinds]
-        linear = [nn.Linear(a, b) for a, b in pairwise(sizes)]
-        self.layers = nn.ModuleList(linear)
+        self.towers = _towers(shape, n_inputs)
         self.dots = nn.Linear(parts, shape.n_kinds, bias=False)
         nn.init.constant_(self.dots.weight, 1 / parts)  # one in all, however many parts there are
-        nn.init.zeros_(linear[-1].weight)
         self.extra_logits: Tensor | None = None
         """Of the first kind ``[N, 1]``, by an auxiliary model, of the last forward with gradients."""
         self.prior: Tensor
@@ -97,9 +99,7 @@ class Network(nn.Module):
         dots = torch.stack([(target * f).sum(1) for f in found], 1)  # [N, parts]
         counts = torch.as_tensor(inputs.counts, device=device)
         x = torch.cat([side[slate], target, *found, dots, counts], 1)
-        for layer in self.layers[:-1]:
-            x = functional.relu(layer(x))
-        logits: Tensor = self.layers[-1](x) + self.dots(dots) + self.prior
+        logits: Tensor = self.towers(x) + self.dots(dots) + self.prior
         return logits
 
     @property
@@ -118,6 +118,14 @@ class Network(nn.Module):
         return [
             unit(target, rows, picked) for unit, picked in parts if unit is not None and picked is not None
         ]
+
+
+def _towers(shape: Shape, n_inputs: int) -> SharedBottom | MMoE:
+    if shape.towers == "shared":
+        return SharedBottom(n_inputs, shape.mlp, shape.n_kinds)
+    if shape.towers == "mmoe":
+        return MMoE(n_inputs, shape.mlp, shape.n_kinds, shape.experts)
+    raise ValueError(f"model: towers: expected shared or mmoe, got {shape.towers!r}")
 
 
 def _reading(unit: Unit, shape: Shape, read: Interest | None) -> Reading:

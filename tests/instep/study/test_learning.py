@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from instep.replay import Refresh, replay
-from instep.scorebook import RECORD
+from instep.scorebook import HEADER, RECORD
 from instep.settings import Settings
 from instep.study.engine import N_PROBES, finished, learn, predictions, probed, traces
 from instep.study.learning import Learning, most_recent
@@ -65,7 +65,7 @@ def test_it_predicts_what_a_replay_predicts_to_the_bit(
     own = spooled(log, settings, tmp_path / "spool")
     for every in (1, 7):
         found = replay(log, settings, tmp_path / "replay", refresh=Refresh(every))
-        records = np.fromfile(tmp_path / "replay" / "scores.bin", RECORD)
+        records = np.fromfile(tmp_path / "replay" / "scores.bin", RECORD, offset=HEADER.size)
         folder = tmp_path / f"run{every}"
         learn(job(a_run(refresh_every=every), settings, own, folder), clock, silent)
         np.testing.assert_array_equal(predictions(folder, 1)[:, 0], records["p"])

@@ -20,7 +20,7 @@ from rich.console import Console
 from instep import truth as truth_file
 from instep.drifts import DRIFTS
 from instep.replay import replay
-from instep.scorebook import RECORD
+from instep.scorebook import HEADER, RECORD
 from instep.settings import Settings
 from instep.simulator import Truth, events
 from instep.study.conduct import Asked, StudyError, conduct, names_of
@@ -90,7 +90,7 @@ def test_what_it_finds_is_what_replays_of_the_same_models_have(
     for name in MODELS:
         for seed in (1, 2):
             found = replay(log, S.with_model(unit=name, seed=seed), tmp_path / f"{name}{seed}")
-            p[name, seed] = np.fromfile(tmp_path / f"{name}{seed}" / "scores.bin", RECORD)
+            p[name, seed] = np.fromfile(tmp_path / f"{name}{seed}" / "scores.bin", RECORD, offset=HEADER.size)
             assert study.candidates == found["candidates"]
     eta, short = study.runs
     for run in (eta, short):
