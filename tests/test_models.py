@@ -14,7 +14,7 @@ from trainer.model.units import UNITS
 ROOT = Path(__file__).parents[1]
 ROWS = {
     cells[0].strip("`"): cells
-    for line in (ROOT / "docs" / "models.md").read_text().splitlines()
+    for line in (ROOT / "docs" / "models.md").read_text().split("| unit |")[1].split("\n\n")[0].splitlines()
     if line.startswith("| `")
     for cells in [[cell.strip() for cell in line.strip("|").split(" | ")]]
 }

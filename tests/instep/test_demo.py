@@ -287,7 +287,7 @@ class TestOverlap:
                     ]
                     e = np.exp(np.array(scores) - np.max(scores))
                     weights += e / e.sum()
-                best = [long[i] for i in np.argsort(weights)[-k:]]
+                best = sorted(long, key=lambda t: (round(weights[t - long[0]], 7), t))[-k:]
                 shared.append(len(set(best) & set(picked[n].tolist())) / k)
         found = overlap(learner, batch).with_own
         assert 0 < found < 1
