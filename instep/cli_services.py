@@ -51,24 +51,23 @@ def run(
     once: Annotated[bool, typer.Option("--once", help="Do what there is to do and leave.")] = False,
 ) -> None:
     """Run a worker, or all of them under one process, on the Kafka and Redis of the settings."""
+    from instep import run as running
     from instep.settings import SettingsError
     from stream.logs import configure
 
     chosen = settings_of(settings, Path())
+    running.check_served(chosen)
     configure(chosen.service.log == "json")
     if worker == "all":
-        from instep.run import SERVICES, WORKERS
         from instep.supervisor import Supervisor, run_once
 
         given = ["--settings", str(settings)] if settings else []
         flags = [*given, *(["--once"] if once else [])]
-        workers = WORKERS if once else SERVICES
+        workers = running.WORKERS if once else running.SERVICES
         commands: dict[str, list[str]] = {
             name: [sys.executable, "-m", "instep.cli", "run", name, *flags] for name in workers
         }
         raise SystemExit(run_once(commands) if once else Supervisor(commands).run())
-    from instep import run as running
-
     if worker not in running.SERVICES:
         raise SettingsError(f"run: expected one of {', '.join(running.SERVICES)}, all, got {worker!r}")
     if once and worker not in running.WORKERS:

@@ -35,6 +35,14 @@ WORKERS = SERVICES[:-1]
 """Those that read a log, and can come to its end."""
 
 
+def check_served(settings: Settings) -> None:
+    """SettingsError if the model is for replays and studies only."""
+    if settings.model.unit == "sim_soft":
+        raise SettingsError(
+            "settings: model.unit: expected a unit that can be served, got sim_soft, whose index is not published"
+        )
+
+
 def run(settings: Settings, name: WorkerName, *, once: bool = False) -> None:
     """Serve a worker until SIGTERM, or with ``once`` until its input is drained."""
     service = settings.service
@@ -276,4 +284,4 @@ def redis_profiles(settings: Settings, client: Client) -> RedisProfiles:
     return RedisProfiles(client, n_fields, stream.max_history, stream.history_ttl_ms, settings.redis.prefix)
 
 
-__all__ = ["SERVICES", "WORKERS", "SettingsError", "run", "send"]
+__all__ = ["SERVICES", "WORKERS", "SettingsError", "check_served", "run", "send"]

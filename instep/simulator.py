@@ -12,9 +12,7 @@ topic that a search ought to find. Drifts change the world at given moments of t
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from heapq import heappop, heappush
 
 import numpy as np
@@ -31,6 +29,7 @@ from instep.drifts import (
     ShiftedInterests,
     schedule,
 )
+from instep.truth import Truth
 from instep.world import BadWorld, Floats, Ints, Items, Rng, Users, World, draw_histories, draw_sessions
 from stream.events import Action, Candidate, Event, Impression, Tick, Value
 
@@ -52,37 +51,6 @@ BLOCK = 512
 TRIES = 3
 QUIET_MS = 60_000
 DEVICES = ("phone", "tablet", "desktop")
-
-
-@dataclass
-class Truth:
-    """What the simulator knows and no model is told, collected while :func:`events` is read."""
-
-    p: dict[str, Floats] = field(default_factory=dict)
-    """By impression: the true click probability of each candidate, float64 ``[candidates]``."""
-    clicked: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
-    """By impression: what the user clicked, whether or not the click was written, bool ``[candidates]``."""
-    p_like: dict[str, Floats] = field(default_factory=dict)
-    """By impression: the true probability that a candidate is clicked and then liked, where there are likes."""
-    liked: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
-    topics: dict[str, int] = field(default_factory=dict)
-    """By item: its hidden topic as of the last event read."""
-    new_items: set[str] = field(default_factory=set)
-    """Items that were not there when the stream began."""
-    faults: Counter[str] = field(default_factory=Counter)
-    """How many faults of each kind :func:`instep.faults.lines` has put in."""
-
-    def topic_of(self, item: str) -> int:
-        """The item's hidden topic as of the last event read."""
-        return self.topics[item]
-
-    def arrays(self, kind: str = "click") -> tuple[Floats, NDArray[np.bool_]]:
-        """All candidates in order of impression: probabilities float64 ``[n]`` and clicks, or likes, bool ``[n]``.
-
-        The AUC of the first against the second is the best that any model can reach, but for chance.
-        """
-        p, happened = (self.p, self.clicked) if kind == "click" else (self.p_like, self.liked)
-        return np.concatenate(list(p.values())), np.concatenate(list(happened.values()))
 
 
 def events(

@@ -1,4 +1,4 @@
-"""What a simulator knows and no model is told, as a file beside its log: a study measures against it.
+"""What a simulator knows and no model is told, and the file of it beside a log: a study measures against it.
 
 A log of the simulator lies in ``events.jsonl.gz``, and in ``truth.npz`` the true click probability of every candidate,
 the hidden topic of every item when the log ended, and which items were not there when it began.
@@ -6,14 +6,15 @@ the hidden topic of every item when the log ended, and which items were not ther
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
-from instep.simulator import Truth
+from instep.world import Floats
 from stream.events import key_of
 
 NAME = "truth.npz"
@@ -30,6 +31,37 @@ _COLUMNS = {
 
 class TruthError(ValueError):
     """The file is none of ours, or does not fit its log: where, what was expected, what came."""
+
+
+@dataclass
+class Truth:
+    """What the simulator knows and no model is told, collected while :func:`events` is read."""
+
+    p: dict[str, Floats] = field(default_factory=dict)
+    """By impression: the true click probability of each candidate, float64 ``[candidates]``."""
+    clicked: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    """By impression: what the user clicked, whether or not the click was written, bool ``[candidates]``."""
+    p_like: dict[str, Floats] = field(default_factory=dict)
+    """By impression: the true probability that a candidate is clicked and then liked, where there are likes."""
+    liked: dict[str, NDArray[np.bool_]] = field(default_factory=dict)
+    topics: dict[str, int] = field(default_factory=dict)
+    """By item: its hidden topic as of the last event read."""
+    new_items: set[str] = field(default_factory=set)
+    """Items that were not there when the stream began."""
+    faults: Counter[str] = field(default_factory=Counter)
+    """How many faults of each kind :func:`instep.faults.lines` has put in."""
+
+    def topic_of(self, item: str) -> int:
+        """The item's hidden topic as of the last event read."""
+        return self.topics[item]
+
+    def arrays(self, kind: str = "click") -> tuple[Floats, NDArray[np.bool_]]:
+        """All candidates in order of impression: probabilities float64 ``[n]`` and clicks, or likes, bool ``[n]``.
+
+        The AUC of the first against the second is the best that any model can reach, but for chance.
+        """
+        p, happened = (self.p, self.clicked) if kind == "click" else (self.p_like, self.liked)
+        return np.concatenate(list(p.values())), np.concatenate(list(happened.values()))
 
 
 @dataclass(frozen=True)

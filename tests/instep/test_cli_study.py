@@ -6,36 +6,18 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from instep import cli
 from instep.cli_study import KindName, with_changes
 from instep.settings import Settings, SettingsError
 from instep.study.results import Kind, decode_study
 from stream.files import write_events
-from tests.instep.test_cli import SMALL, Ran, told
+from tests.instep.commands import SMALL, Run, told
 from tests.worlds import product
 
 ROOT = Path(__file__).parent.parent.parent
-Run = Callable[..., Ran]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Run:
-    """Calls the entry point in this process."""
-
-    def run(*args: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["instep", *map(str, args)])
-        monkeypatch.setenv("COLUMNS", "80")  # as in a pipe
-        capfd.readouterr()
-        with pytest.raises(SystemExit) as e:
-            cli.main()
-        return Ran(e.value.code or 0, *capfd.readouterr())
-
-    return run
 
 
 @pytest.fixture

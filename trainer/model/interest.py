@@ -7,6 +7,7 @@ on the candidate is done once a list, never once a candidate.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -84,7 +85,7 @@ def see(target: Tensor, rows: Tensor, picked: Picked) -> Seen:
     return Seen(target, x, filled, gap, torch.as_tensor(picked.of, device=device), codes)
 
 
-class Interest(nn.Module):
+class Interest(nn.Module, ABC):
     """Base of the units. One says what it does in ``read``, in plain torch, for any device and floating dtype.
 
     Parameters
@@ -109,9 +110,9 @@ class Interest(nn.Module):
         """``[N, D]``, zeros where nothing was picked. A quicker way than ``read`` may be here."""
         return self.read(see(target, rows, picked))
 
+    @abstractmethod
     def read(self, seen: Seen) -> Tensor:
         """``[N, D]``, zeros where nothing was picked."""
-        raise NotImplementedError
 
     def weigh(self, seen: Seen) -> Tensor | None:
         """The weight that each behaviour has for each candidate ``[N, k]``, 0 past the end; None if it has none."""
