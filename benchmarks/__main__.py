@@ -57,6 +57,14 @@ def _print(found: dict[str, Any]) -> None:
         ),
         ("training: times a step that re-hashes floats", found["training"]["times_the_baseline"], ">= 40"),
         ("training: cost at L=4,096 over L=256", found["training"]["cost_of_4096_over_256"], "<= 1.25"),
+        *(
+            (
+                f"training: times full target attention at L={length:,}",
+                found["training"]["times_full_attention"][length],
+                f">= {wanted}",
+            )
+            for length, wanted in ((1_024, 2), (4_096, 6))
+        ),
         ("loop: samples/s over the bare trainer's", found["loop"]["loop_over_trainer"], ">= 0.5"),
         ("growth: longest pause in ms, at 1 M rows", found["growth"]["pause_max_ms"], "<= 50"),
     )

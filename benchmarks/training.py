@@ -1,4 +1,4 @@
-"""A training step: ours against one that re-hashes floats, and what it costs as histories grow; one thread."""
+"""A training step: ours against one that re-hashes floats and against full attention, and as histories grow."""
 
 from __future__ import annotations
 
@@ -52,21 +52,10 @@ def run(n_slates: int = 16) -> dict[str, object]:
     """Samples are candidates; a batch is ``n_slates`` slates of ten. Medians of steps, models taking turns."""
     torch.set_num_threads(1)
     lengths = (256, 1_024, 4_096)
-    config = LearnerConfig(shape=Shape(n_side=2), threads=1)
-    learners = {length: Learner(config, 1 << 18) for length in lengths}
     batches = {length: make_batches(8, n_slates, length) for length in lengths}
-    for length in lengths:
-        for batch in batches[length]:
-            learners[length].step(batch)
-    # Turn by turn, so that what else runs on the machine hits all of them alike.
-    took: dict[int, list[float]] = {length: [] for length in lengths}
-    for turn in range(40):
-        for length in lengths:
-            began = perf_counter()
-            learners[length].step(batches[length][turn % 8])
-            took[length].append(perf_counter() - began)
+    each, learner = _each("eta", batches, n_slates)
+    full, _ = _each("full", {length: batches[length] for length in lengths[1:]}, n_slates)
     theirs = _baseline(batches[1_024], n_slates)
-    each = {length: median(t) / (n_slates * SLATE) for length, t in took.items()}
     return {
         "samples_per_s": round(1 / each[1_024]),
         "slates_per_s": round(1 / each[1_024] / SLATE),
@@ -74,8 +63,27 @@ def run(n_slates: int = 16) -> dict[str, object]:
         "times_the_baseline": round(theirs / each[1_024], 1),
         "us_per_sample_by_length": {length: round(1e6 * t, 1) for length, t in each.items()},
         "cost_of_4096_over_256": round(each[4_096] / each[256], 3),
-        "bytes_per_row": round(learners[1_024].table.bytes_per_row, 1),
+        "full_us_per_sample_by_length": {length: round(1e6 * t, 1) for length, t in full.items()},
+        "times_full_attention": {length: round(t / each[length], 2) for length, t in full.items()},
+        "bytes_per_row": round(learner.table.bytes_per_row, 1),
     }
+
+
+def _each(unit: str, batches: dict[int, list[Batch]], n_slates: int) -> tuple[dict[int, float], Learner]:
+    """Seconds a candidate by length, and a learner that took them."""
+    config = LearnerConfig(shape=Shape(unit, n_side=2), threads=1)
+    learners = {length: Learner(config, 1 << 18) for length in batches}
+    for length, learner in learners.items():
+        for batch in batches[length]:
+            learner.step(batch)
+    # Turn by turn, so that what else runs on the machine hits all of them alike.
+    took: dict[int, list[float]] = {length: [] for length in batches}
+    for turn in range(40):
+        for length, learner in learners.items():
+            began = perf_counter()
+            learner.step(batches[length][turn % 8])
+            took[length].append(perf_counter() - began)
+    return {length: median(t) / (n_slates * SLATE) for length, t in took.items()}, learner
 
 
 def _baseline(batches: list[Batch], n_slates: int) -> float:
