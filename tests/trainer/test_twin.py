@@ -7,6 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from tests.trainer.samples import SHAPE, as_batch
 from tests.trainer.test_ctr import AGES, NETWORKS, SAMPLES, TABLE
@@ -14,7 +16,7 @@ from trainer.learner import locate
 from trainer.model.ctr import Network
 from trainer.model.inputs import prepare
 from trainer.model.interest import see
-from trainer.model.twin import TWIN
+from trainer.model.twin import TWIN, heaviest
 
 torch.set_num_threads(1)
 
@@ -47,6 +49,16 @@ def test_it_finds_the_behaviours_that_weigh_most_in_its_attention_over_all(k: in
         places = mine - BATCH.start[b]
         left = np.delete(weights[n, :length], places)
         assert weights[n, places].min(initial=1) >= left.max(initial=0) - 1e-6
+
+
+@given(
+    rows=st.lists(st.lists(st.integers(0, 3), min_size=6, max_size=6), min_size=1, max_size=4),
+    k=st.integers(1, 6),
+)
+def test_of_equal_weights_the_last_are_taken(rows: list[list[int]], k: int) -> None:
+    found = heaviest(np.array(rows, np.float64), k)
+    for row, places in zip(rows, found.tolist(), strict=True):
+        assert places == sorted(sorted(range(6), key=lambda p: (row[p], p))[-k:])
 
 
 def test_without_a_choice_it_is_full_attention() -> None:

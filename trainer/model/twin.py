@@ -31,7 +31,7 @@ class TWIN(TargetAttention):
         if young and items.shape[1] > 1:
             items, sequence = items.copy(), sequence.copy()
             items[:, 0] = sequence[:, 0] = 0  # the null row, all zeros
-        queries = self.ask(torch.from_numpy(table.rows[items]).flatten(1)).transpose(0, 1)  # [N, H, D]
+        queries = self.ask(torch.from_numpy(table.rows[items]).flatten(1))  # [H, N, D]
         first = batch.first.tolist()
 
         def find(start: Slots, stop: Slots, k: int) -> Found:
@@ -43,8 +43,9 @@ class TWIN(TargetAttention):
                     continue
                 x = torch.from_numpy(table.rows[sequence[begin:end]]).flatten(1)  # [L, D]
                 since = gaps(np.arange(begin, end, dtype=np.int32)[None], np.array([b]), batch)[0]
-                bias = self.gap_bias[torch.from_numpy(since).long()].T  # [H, L]
-                weights = (queries[mine] @ x.T + bias).softmax(-1).mean(1)  # [C, L]
+                bias = self.gap_bias[torch.from_numpy(since).long()].T[:, None]  # [H, 1, L]
+                scores = torch.baddbmm(bias, queries[:, mine], x.T.expand(len(bias), -1, -1))
+                weights = scores.softmax(-1).mean(0)  # [C, L]
                 positions[mine] = begin + heaviest(weights.detach().numpy(), k)
             return Found(positions, np.zeros((len(items), 0), np.int32))
 
@@ -58,7 +59,10 @@ def heaviest(weights: NDArray[np.floating], k: int) -> NDArray[np.int64]:
     [[0, 2, 3]]
     """
     least = -np.partition(-weights, k - 1, axis=1)[:, k - 1 : k]
-    above, equal = weights > least, weights == least
-    wanted = k - above.sum(1, keepdims=True)
-    later = equal[:, ::-1].cumsum(1)[:, ::-1]  # how many of the equal ones stand here or further on
-    return np.nonzero(above | (equal & (later <= wanted)))[1].reshape(len(weights), k)
+    chosen = weights >= least
+    if chosen.sum() > k * len(weights):  # some are equal to the least, and too many
+        equal = weights == least
+        spare = k - (weights > least).sum(1, keepdims=True)
+        later = equal[:, ::-1].cumsum(1)[:, ::-1]  # how many of the equal ones stand here or further on
+        chosen &= ~equal | (later <= spare)
+    return np.nonzero(chosen)[1].reshape(len(weights), k)
