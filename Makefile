@@ -54,6 +54,10 @@ results: setup ## the figures of docs/results.md on simulated worlds; goes on wh
 	  $(BIN)/instep simulate $(R)/$$drift$$n --seed $$n --drift $$drift || exit 2; done; done
 	$(call study,none,models) --study models
 	$(call study,none,staleness) --study staleness
+	$(call study,none,search) --study search
+	$(call study,none,bits) --study bits
+	$(call study,none,k) --study k
+	$(call study,none,length) --study length
 	$(call study,moved,moved) --study staleness
 	$(call study,none,id) --study staleness --set coded=1
 	$(call study,arrivals,cold) --study cold

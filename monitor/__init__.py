@@ -1,0 +1,1 @@
+"""Scores and samples in; drift, alerts and a page out."""

@@ -93,9 +93,18 @@ class Action(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="act
 
 
 class Tick(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="tick"):
-    """Time passing, written into every partition by whoever produces events."""
+    """Time passing, written into every partition by whoever produces events.
+
+    On ``instep.samples`` it is the joiner's: how far its watermark has come, and what it has read until then.
+    """
 
     at_ms: AtMs
+    order: str = ""
+    """What a person wants of the trainer from here on: ``hold``, ``release``; empty but for these."""
+    read: dict[str, int] = {}
+    """The joiner's: impressions (``impression``) and actions (their kind) taken in from the partition so far."""
+    counts: dict[str, int] = {}
+    """The joiner's: what became of the partition's records so far, see `stream.join.Joiner.counts`."""
     schema: int = SCHEMA
 
 

@@ -28,7 +28,7 @@ from trainer import checkpoint
 from trainer.learner import Learner, LearnerConfig
 from trainer.loop import Loop, LoopRules, Step, crossed, difference
 from trainer.publication import Journal, Publication, last_version
-from trainer.scored import Scored, encode_scored
+from trainer.scored import Scored, encode_scored, scored
 
 log = logging.getLogger(__name__)
 
@@ -211,25 +211,15 @@ class TrainerWorker:
         if self.loop.published is None or step.version > self.loop.published:
             first, p = step.batch.first, step.predicted.p
             for b, sample in enumerate(step.samples):
-                scored = Scored(
-                    impression=sample.impression,
-                    user=sample.user,
-                    at_ms=sample.at_ms,
-                    closed_ms=sample.closed_ms,
-                    version=step.version,
-                    n_kinds=p.shape[1],
-                    p=p[first[b] : first[b + 1]].tobytes(),
-                    labels=sample.labels,
-                    stage=sample.stage,
-                )
-                self._scored.append((sample.origin.partition, scored))
+                of_slate = scored(sample, step.version, p[first[b] : first[b + 1]])
+                self._scored.append((sample.origin.partition, of_slate))
         if self._on_step is not None:
             self._on_step(step)
 
     def _write_scores(self) -> None:
         """Put the predictions since the last publication into its transaction."""
-        for partition, scored in self._scored:
-            self._sink.write(partition, scored.user.to_bytes(8, "little"), encode_scored(scored), SCORES)
+        for partition, of_slate in self._scored:
+            self._sink.write(partition, of_slate.user.to_bytes(8, "little"), encode_scored(of_slate), SCORES)
         self._metrics.add("instep_records_out_total", len(self._scored), topic=SCORES)
         self._metrics.add("instep_publications_total")
         self._scored = []
