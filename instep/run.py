@@ -162,6 +162,7 @@ def _trainer(settings: Settings, metrics: Metrics) -> Worker:
         settings.cluster(),
         trainer_rules(settings),
         metrics,
+        settings.breaker_gate(),
         partitions=settings.stream.partitions,
         now_ms=now_ms,
     )

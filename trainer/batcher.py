@@ -5,9 +5,9 @@ Samples of one partition come in the order of ``closed_ms``. Across partitions t
 which its own later samples and the joiner's Ticks tell. So the same log gives the same
 batches, in one process or as services.
 
-Ticks are merged in the same way, since what they say decides whether a batch is learned. One belongs before a batch if it
-was told more than a millisecond before the batch's last sample closed: then it has been read when the batch is complete,
-whatever was read first.
+Ticks are merged in the same way, since what they say decides whether a batch is learned. One belongs before a batch if
+it was told more than a millisecond before the batch's last sample closed: then it has been read when the batch is
+complete, whatever was read first.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Batcher:
         return None
 
     def ticks(self) -> list[Told]:
-        """To be asked after each `take`: Ticks that belong before the batch it gave, or before any to come; each once."""
+        """To be asked after each `take`: Ticks that belong before its batch, or before any to come; each once."""
         found = []
         for partition, lane in self._lanes.items():
             while lane.ticks and lane.ticks[0][0] < self._before_ms:
