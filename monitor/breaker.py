@@ -95,6 +95,8 @@ class _Series(Struct):
     below: dict[int, float] = {}
     usual_above: float = 0.0
     usual_below: float = 0.0
+    n_usual: int = 0
+    """Steps in what is usual that had something above."""
 
     def add(self, step: int, above: float, below: float) -> None:
         self.above[step] = self.above.get(step, 0.0) + above
@@ -107,6 +109,11 @@ class _Series(Struct):
             if learn:
                 self.usual_above = self.usual_above * decay + above
                 self.usual_below = self.usual_below * decay + below
+                self.n_usual += above > 0
+
+    def is_known(self, least: int) -> bool:
+        """Whether there is something to compare with."""
+        return self.n_usual >= SETTLED * STEPS and self.usual_above >= least
 
     def sums(self, first: int, end: int) -> tuple[float, float]:
         """Over steps ``[first, end)``."""
@@ -123,8 +130,6 @@ class _State(Struct):
     told_ms: dict[int, int] = {}
     now: int = -1
     """The step of event time that is going on."""
-    n_usual: int = 0
-    """Steps that what is usual was learned of."""
     out: str = ""
     """Why figures hold; empty where they do not."""
     in_since: int = 0
@@ -208,7 +213,7 @@ class Breaker:
             state.ordered = True
         elif verb in ("release", "learn"):
             state.ordered, state.out, state.bad_until_ms = False, "", -1
-            state.series, state.n_usual = {}, 0
+            state.series = {}
 
     def state(self) -> bytes:
         """See `Gate.state`."""
@@ -231,9 +236,7 @@ class Breaker:
         state.now = now
         for series in state.series.values():
             series.move(now - STEPS, self._decay, learn=not self.why)
-        state.n_usual += not self.why
-        knows = self.rules.on and state.n_usual >= SETTLED * STEPS
-        found = next(self._outside(now), "") if knows else ""
+        found = next(self._outside(now), "") if self.rules.on else ""
         if found:
             state.out, state.in_since = state.out or found, now + 1
         elif state.out and now - state.in_since >= STEPS:
@@ -254,7 +257,7 @@ class Breaker:
         """A count for each of something else."""
         series = self._state.series.get(name, _Series())
         above, below = series.sums(first, end)
-        if series.usual_above < self.rules.least:
+        if not series.is_known(self.rules.least):
             return
         usual = series.usual_above / series.usual_below
         expected = usual * below
@@ -270,7 +273,7 @@ class Breaker:
             self._state.series.get(name, _Series()) for name in ("loss", f"positives.{self.rules.kinds[0]}")
         )
         (loss, n), (clicked, _) = lost.sums(first, end), positives.sums(first, end)
-        if min(clicked, positives.usual_above) < self.rules.least:
+        if clicked < self.rules.least or not positives.is_known(self.rules.least):
             return
         now = loss / n / entropy(clicked / n)
         usual = lost.usual_above / lost.usual_below / entropy(positives.usual_above / positives.usual_below)
