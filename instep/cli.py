@@ -215,11 +215,12 @@ def _expected() -> tuple[type[Exception], ...]:
     from stream.log import LogError, Unavailable
     from stream.redis_client import RedisSettingsError
     from trainer.checkpoint import CheckpointError
+    from trainer.gate import BadOrder
     from trainer.table import TableFull
 
     of_files = (LogError, BadDataset, CheckpointError, ScorebookError, RankerError, OSError)
     of_studies = (StudyError, BadStudy, TaskError, SpoolError, TruthError)
-    others = (SettingsError, RedisSettingsError, BadWorld, TooManyDeadError, TableFull, Unavailable)
+    others = (SettingsError, RedisSettingsError, BadWorld, BadOrder, TooManyDeadError, TableFull, Unavailable)
     return (*others, *of_files, *of_studies)
 
 

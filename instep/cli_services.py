@@ -131,6 +131,35 @@ def feed(
 
 
 @installation.command()
+def hold(settings: SettingsFile = None) -> None:
+    """Let the trainer predict and not learn, from the samples on that come after now, until it is released."""
+    _order("hold", settings)
+
+
+@installation.command()
+def release(
+    settings: SettingsFile = None,
+    learn: Annotated[bool, typer.Option("--learn", help="Learn what was held, before going on.")] = False,
+    offsets: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Of instep.samples, PARTITION:FROM-TO: learn the batches that lie within these alone."
+        ),
+    ] = None,
+) -> None:
+    """Let the trainer learn again, whoever held it; what was held is given up, or learned first."""
+    _order(" ".join(["learn", *(offsets or [])]) if learn or offsets else "release", settings)
+
+
+def _order(order: str, settings: Path | None) -> None:
+    from instep.run import give_order
+    from stream.service import now_ms
+
+    give_order(settings_of(settings, Path()), order, now_ms())
+    typer.echo(f"{order!r} is in the log of events; instep_holding of the trainer tells when it is obeyed")
+
+
+@installation.command()
 def rollback(
     checkpoint: Annotated[str, typer.Argument(help="Name of a checkpoint, as 0.00001500.")],
     settings: SettingsFile = None,

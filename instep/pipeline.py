@@ -24,7 +24,7 @@ from stream.join import Dead, Joiner
 from stream.log import MemoryLog, Record, Source
 from trainer import checkpoint
 from trainer.learner import Learner
-from trainer.loop import Loop, Step, crossed
+from trainer.loop import Loop, Standing, Step, crossed
 from trainer.publication import Assembler
 
 log = logging.getLogger(__name__)
@@ -34,12 +34,13 @@ class _Saved(Struct):
     """What a checkpoint holds besides the model: where everything stands in its input."""
 
     version: Version
-    at_ms: int
     samples: dict[int, int]
     """Next samples to learn."""
+    kept: dict[int, int]
+    """The first of those that wait, or are held."""
     waiting: list[tuple[int, int, bytes]]
-    """Samples joined and not learned yet: partition, offset, value."""
-    n_samples: int
+    """Samples joined and not learned: partition, offset, value."""
+    standing: Standing
     n_candidates: int
 
 
@@ -90,7 +91,7 @@ class Pipeline:
             self.learner = Learner(self._config, settings.trainer.capacity)
             self.joiners = {p: Joiner(settings.join_rules(), settings.fields, p) for p in partitions}
             self.samples = MemoryLog(len(partitions))
-            saved = _Saved(Version(0, 0), 0, dict.fromkeys(partitions, 0), [], 0, 0)
+            saved = _Saved(Version(0, 0), dict.fromkeys(partitions, 0), {}, [], Standing(), 0)
         else:
             saved = self._resume(found)
             self.resumed_at = saved.version
@@ -102,11 +103,12 @@ class Pipeline:
             saved.samples,
             settings.loop_rules(),
             epoch=saved.version.epoch,
-            at_ms=saved.at_ms,
+            standing=saved.standing,
+            gate=settings.breaker_gate(),
+            read_back=lambda p, start, end: self.samples.read(p, start, end - start),
             on_step=self._stepped,
         )
-        self.loop.n_samples = saved.n_samples
-        self._saved_ms = saved.at_ms
+        self._saved_ms = saved.standing.at_ms
         self._sink = self.samples.sink()
         source.seek({p: joiner.next_offset for p, joiner in self.joiners.items()})
 
@@ -124,7 +126,7 @@ class Pipeline:
         self._sink.commit()
         while self.loop.poll():
             pass
-        self.samples.trim(self.loop.offsets)
+        self.samples.trim(self.loop.needed)
         self.publish()
         if self._path is not None and crossed(
             self._saved_ms, self.loop.at_ms, self.settings.trainer.checkpoint_ms
@@ -136,7 +138,7 @@ class Pipeline:
         """The log has ended: learn the batch that waits, publish, and save."""
         while self.loop.poll(end=True):
             pass
-        self.samples.trim(self.loop.offsets)
+        self.samples.trim(self.loop.needed)
         if self.loop.n_samples:
             self.loop.publish()
         self.publish()
@@ -162,14 +164,15 @@ class Pipeline:
             self.on_save()
         self._saved_ms = self.loop.at_ms
         waiting: list[Record] = []
-        for p, start in self.loop.offsets.items():
+        kept = self.loop.needed
+        for p, start in kept.items():
             waiting += self.samples.read(p, start, 1 << 30)
         saved = _Saved(
             version=self.loop.version,
-            at_ms=self.loop.at_ms,
             samples=self.loop.offsets,
+            kept=kept,
             waiting=[(r.partition, r.offset, r.value) for r in waiting],
-            n_samples=self.loop.n_samples,
+            standing=self.loop.saved(),
             n_candidates=self.n_candidates,
         )
         joiners = {p: joiner.snapshot() for p, joiner in self.joiners.items()}
@@ -177,7 +180,7 @@ class Pipeline:
         manifest = {
             "version": self.loop.version,
             "settings": self.settings.public(),
-            "journal": self.loop.journal,
+            "journal": self.loop.standing.journal,
         }
         keep = self.settings.trainer.keep
         return checkpoint.save(self._path, self.learner.state(), manifest, blobs, keep=keep)
@@ -197,7 +200,7 @@ class Pipeline:
         self.joiners = {p: Joiner.restore(rules, fields, p, s) for p, s in snapshots.items()}
         counts = self.counts()
         self.dead.update({k.removeprefix("dead."): n for k, n in counts.items() if k.startswith("dead.")})
-        self.samples = MemoryLog(len(self.joiners), start=saved.samples)
+        self.samples = MemoryLog(len(self.joiners), start=saved.kept)
         for p, _, value in saved.waiting:
             self.samples.append(p, b"", value)
         log.info("resumed checkpoint=%s n_waiting=%d", found.name, len(saved.waiting))

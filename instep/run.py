@@ -85,6 +85,28 @@ def send(settings: Settings, source: FileSource, on_sent: Callable[[int], None])
     return n
 
 
+def give_order(settings: Settings, order: str, at_ms: int) -> None:
+    """Write an order into the log of events, where the trainer finds it in its place among the samples.
+
+    Raises
+    ------
+    BadOrder
+        If it is none.
+    """
+    from stream.events import Tick, encode_event
+    from trainer.gate import chosen
+
+    chosen(order, ())
+    cluster = settings.cluster()
+    cluster.check({joiner.EVENTS: settings.stream.partitions})
+    writer = KafkaWriter(cluster, joiner.EVENTS)
+    try:
+        writer.write(0, b"", encode_event(Tick(at_ms, order)))
+        writer.flush()
+    finally:
+        writer.close()
+
+
 def rollback(settings: Settings, checkpoint: str) -> str:
     """Make an older checkpoint the one that the trainer goes on from, in a new epoch; returns its Version."""
     from trainer import worker
@@ -162,6 +184,7 @@ def _trainer(settings: Settings, metrics: Metrics) -> Worker:
         settings.cluster(),
         trainer_rules(settings),
         metrics,
+        settings.breaker_gate(),
         partitions=settings.stream.partitions,
         now_ms=now_ms,
     )

@@ -108,6 +108,28 @@ class TrainerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Rows that the table may ever hold. Memory is taken as they come."""
 
 
+Band = tuple[Annotated[float, Meta(ge=0, le=1)], Annotated[float, Meta(ge=1, le=10**6)]]
+
+
+class BreakerSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[breaker]: when training holds; all in event time. Bands are ratios to what is usual."""
+
+    mode: Literal["hold", "off"] = "hold"
+    """``off`` holds by a person's order only."""
+    window_ms: Annotated[int, Meta(ge=1_000, le=10**9)] = 60_000
+    """What is looked at."""
+    usual_ms: Ms = 3_600_000
+    """What it is compared with: its weight falls to a third in this time."""
+    coverage: Band = (0.5, 3.0)
+    """Actions for each impression, as they are read."""
+    events: Band = (0.05, 20.0)
+    """Impressions a second."""
+    positives: Band = (0.5, 3.0)
+    """Mean label of the samples."""
+    ne: Band = (0.0, 1.5)
+    """Normalised entropy of the predictions."""
+
+
 class KafkaSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """[kafka]: the cluster and the topics on it."""
 

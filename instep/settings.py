@@ -12,6 +12,7 @@ import msgspec
 from msgspec import Struct
 
 from instep.sections import (
+    BreakerSettings,
     KafkaSettings,
     ModelSettings,
     RankerSettings,
@@ -24,6 +25,7 @@ from stream.fields import Feature, Fields
 from stream.join import JoinRules
 
 if TYPE_CHECKING:  # each is imported where it is made: a joiner needs no torch, a replay no Kafka
+    from monitor.breaker import Breaker
     from ranker.ranker import Scorer
     from stream.cluster import Cluster
     from stream.topics import Topic
@@ -46,6 +48,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     stream: StreamSettings = StreamSettings()
     model: ModelSettings = ModelSettings()
     trainer: TrainerSettings = TrainerSettings()
+    breaker: BreakerSettings = BreakerSettings()
     kafka: KafkaSettings = KafkaSettings()
     service: ServiceSettings = ServiceSettings()
     redis: RedisSettings = RedisSettings()
@@ -125,6 +128,18 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         t = self.trainer
         return LoopRules(t.batch_samples, t.batch_span_ms, t.publish_ms, t.row_ttl_ms)
 
+    def breaker_gate(self) -> Breaker:
+        """What decides whether a batch is learned."""
+        from monitor.breaker import Bands, Breaker, BreakerRules
+
+        b = self.breaker
+        bands = Bands(b.coverage, b.events, b.positives, b.ne)
+        on = b.mode == "hold"
+        rules = BreakerRules(
+            tuple(self.kinds), self.stream.partitions, b.window_ms, b.usual_ms, bands=bands, on=on
+        )
+        return Breaker(rules)
+
     def cluster(self) -> Cluster:
         """The Kafka cluster. LogError if ``kafka.client`` has what cannot be there."""
         from stream.cluster import Cluster
@@ -143,7 +158,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         """As plain values what a model depends on: no addresses, and nothing that may be secret."""
         return {
             part: msgspec.to_builtins(getattr(self, part))
-            for part in ("features", "stream", "model", "trainer")
+            for part in ("features", "stream", "model", "trainer", "breaker")
         }
 
     def with_model(self, **changes: Any) -> Settings:

@@ -100,9 +100,9 @@ class Tick(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="tick"
 
     at_ms: AtMs
     order: str = ""
-    """What a person wants of the trainer from here on: ``hold``, ``release``; empty but for these."""
+    """What a person wants of the trainer from here on, see `trainer.gate`; empty where nothing."""
     read: dict[str, int] = {}
-    """The joiner's: impressions (``impression``) and actions (their kind) taken in from the partition so far."""
+    """The joiner's: impressions (``impression``) and, by kind, actions on impressions read in the partition so far."""
     counts: dict[str, int] = {}
     """The joiner's: what became of the partition's records so far, see `stream.join.Joiner.counts`."""
     schema: int = SCHEMA

@@ -10,7 +10,9 @@ sequence cannot change any more then, whatever comes, so they do not depend on h
 
 Samples leave in the order of ``closed_ms``, then of their impressions' offsets. Where the watermark enters
 another ``tick_ms`` a Tick with the watermark follows: every sample after it has a greater ``closed_ms``, and
-under the policy ``window`` none before it has.
+under the policy ``window`` none before it has. It also says what was read from the partition so far, as of the clock,
+which is ahead of every label that depends on it: a feed of clicks that died shows there first. A Tick that brings an
+order is passed on in its place, whatever the watermark.
 
 The state is kept outside under keys of bytes, which serve as keys of a compacted topic::
 
@@ -109,6 +111,7 @@ class _PartitionState(Struct, array_like=True):
     watermark_ms: int
     next_offset: int
     counts: dict[str, int]
+    read: dict[str, int] = {}
 
 
 _NUMBER = Layout(">I")
@@ -161,6 +164,7 @@ class Joiner:
         self._longest_ms = max(rules.windows.values())
         self._column = {kind: k for k, kind in enumerate(rules.windows)}
         self._counts = Counter({"in": 0, "pending": 0})
+        self._read = Counter({"impression": 0, **dict.fromkeys(rules.windows, 0)})
         self._users: dict[str, UserState] = {}
         self._touched: set[str] = set()
         self._gone: set[bytes] = set()  # what may be kept of users who are forgotten
@@ -209,7 +213,12 @@ class Joiner:
         try:
             event = decode_event(record.value)
             at_ms, ahead_ms = event.at_ms, self.clock_ms + self.rules.max_jump_ms
-            if at_ms <= self.watermark_ms:
+            if isinstance(event, Tick) and event.order:
+                self._counts["used.order"] += 1
+                self._advance(at_ms if self.clock_ms < 0 else min(at_ms, ahead_ms), record.offset, out)
+                if self.watermark_ms >= 0:
+                    out.append(self._tick(event.order))
+            elif at_ms <= self.watermark_ms:
                 self._counts[f"late.{type(event).__name__.lower()}"] += 1
             elif isinstance(event, Tick):
                 self._counts["used.tick"] += 1
@@ -238,6 +247,7 @@ class Joiner:
         ]
         opened = open_impression(event, offset, side, items, self._longest_ms, len(self._column))
         self._advance(event.at_ms, offset, out)
+        self._read["impression"] += 1
         user = self._user(event.user, event.at_ms)
         user.open[event.id] = opened
         heappush(self._closing, (opened.closed_ms, offset, event.user, event.id))
@@ -254,6 +264,8 @@ class Joiner:
         keys = self.fields.item_keys(event.item, event.features)
         self._advance(event.at_ms, offset, out)
         impression = event.impression if event.kind in self._column else None
+        if impression is not None:
+            self._read[event.kind] += 1
         extends = event.kind in self.rules.history_kinds
         if impression is None and not extends:
             self._counts["orphan.kind"] += 1
@@ -335,7 +347,10 @@ class Joiner:
                 del self._users[name]
                 self._gone.update(_block_key(name, n) for n in user.history.kept_blocks)
         if watermark >= 0 and watermark // self.rules.tick_ms > before // self.rules.tick_ms:
-            out.append(Tick(watermark))
+            out.append(self._tick())
+
+    def _tick(self, order: str = "") -> Tick:
+        return Tick(self.watermark_ms, order, dict(self._read), self.counts)
 
     def _new_user(self, name: str, look_ms: int = 0) -> UserState:
         rules = self.rules
@@ -396,6 +411,7 @@ class Joiner:
         joiner.clock_ms, joiner.next_offset = kept.clock_ms, kept.next_offset
         joiner.watermark_ms = max(kept.watermark_ms, joiner.clock_ms - rules.lateness_ms - 1)
         joiner._counts.update(kept.counts)
+        joiner._read.update(kept.read)
         for name, (head, blocks) in _by_user(state).items():
             user = joiner._users[name] = joiner._new_user(name)
             user.load(head, blocks)
@@ -413,4 +429,4 @@ class Joiner:
 
     def _encode(self) -> bytes:
         clock = (self.clock_ms, self.watermark_ms, self.next_offset)
-        return msgspec.msgpack.encode(_PartitionState(self._joined_as, *clock, self.counts))
+        return msgspec.msgpack.encode(_PartitionState(self._joined_as, *clock, self.counts, dict(self._read)))

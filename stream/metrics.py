@@ -96,6 +96,8 @@ METRICS = (
     # trainer
     Metric("instep_batches_total", "counter", "Batches learned."),
     Metric("instep_candidates_total", "counter", "Candidates predicted, then learned."),
+    Metric("instep_holding", "gauge", "1 while samples are predicted and not learned."),
+    Metric("instep_held_samples_total", "counter", "Samples that were predicted and not learned."),
     Metric("instep_publications_total", "counter", "Publications committed or applied."),
     Metric("instep_version_epoch", "gauge", "Epoch of the Version that the worker stands at."),
     Metric("instep_version_step", "gauge", "Step of the Version that the worker stands at."),

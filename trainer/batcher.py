@@ -4,13 +4,18 @@ Samples of one partition come in the order of ``closed_ms``. Across partitions t
 ``(closed_ms, partition, offset)``; a sample is taken only when no partition can still bring an earlier one,
 which its own later samples and the joiner's Ticks tell. So the same log gives the same
 batches, in one process or as services.
+
+Ticks are merged in the same way, since what they say decides whether a batch is learned. One belongs before a batch if
+it was told more than a millisecond before the batch's last sample closed: then it has been read when the batch is
+complete, whatever was read first.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from stream.events import Sample, Tick
 
@@ -19,6 +24,14 @@ Ranges = dict[int, tuple[int, int]]
 
 class OutOfOrderError(ValueError):
     """Offsets or closing times of a partition went backwards."""
+
+
+class Told(NamedTuple):
+    """A Tick of ``instep.samples`` and its place."""
+
+    partition: int
+    offset: int
+    tick: Tick
 
 
 @dataclass
@@ -31,6 +44,10 @@ class _Lane:
     told_ms: int = -1
     """The last Tick. Samples of the eager policy carry the clock, which is ahead of the watermark of the Ticks."""
     next_offset: int = 0
+    closed_ms: int = -1
+    """Of its newest sample. A Tick behind it counts as no earlier."""
+    ticks: deque[tuple[int, int, Tick]] = field(default_factory=deque)
+    """When they count, their offsets, and themselves."""
 
 
 class Batcher:
@@ -52,6 +69,8 @@ class Batcher:
         self._span_ms = span_ms
         self._batch: list[Sample] = []
         self._ranges: Ranges = {}
+        self._before_ms = -1
+        """Ticks that count earlier than this belong before the batch that was taken last."""
 
     def add(self, partition: int, offset: int, message: Sample | Tick) -> None:
         """Take one record of ``instep.samples``.
@@ -73,8 +92,10 @@ class Batcher:
         if isinstance(message, Tick):
             lane.told_ms = message.at_ms
             lane.complete_ms = max(lane.complete_ms, message.at_ms)
+            lane.ticks.append((max(message.at_ms, lane.closed_ms), offset, message))
         else:
             lane.waiting.append((offset, message))
+            lane.closed_ms = message.closed_ms
             lane.complete_ms = max(lane.complete_ms, message.closed_ms - 1)
 
     def take(self, end: bool = False) -> tuple[list[Sample], Ranges] | None:
@@ -91,7 +112,18 @@ class Batcher:
         complete_ms = min(lane.complete_ms for lane in self._lanes.values())
         if self._batch and (end or self._span(complete_ms + 1) > self._span(self._batch[0].closed_ms)):
             return self._cut()
+        if not self._batch and not any(lane.waiting for lane in self._lanes.values()):
+            self._before_ms = max(self._before_ms, complete_ms)
         return None
+
+    def ticks(self) -> list[Told]:
+        """To be asked after each `take`: Ticks that belong before its batch, or before any to come; each once."""
+        found = []
+        for partition, lane in self._lanes.items():
+            while lane.ticks and lane.ticks[0][0] < self._before_ms:
+                at_ms, offset, tick = lane.ticks.popleft()
+                found.append((at_ms, Told(partition, offset, tick)))
+        return [told for _, told in sorted(found, key=lambda t: (t[0], t[1].partition, t[1].offset))]
 
     def _earliest(self, end: bool) -> int | None:
         """The partition whose head comes next, None while another could still bring something earlier."""
@@ -112,4 +144,5 @@ class Batcher:
     def _cut(self) -> tuple[list[Sample], Ranges]:
         batch, ranges = self._batch, self._ranges
         self._batch, self._ranges = [], {}
+        self._before_ms = batch[-1].closed_ms - 1
         return batch, ranges

@@ -165,6 +165,12 @@ class Learner:
             young=self.n_steps < self.config.warm_up_steps,
         )
 
+    def pass_by(self, batch: Batch) -> Predicted:
+        """Predict a batch that is not to be learned; it counts as a step."""
+        p = self.predict(batch)
+        self.n_steps += 1
+        return Predicted(p, float("nan"), learned=False, n_flipped=0)
+
     def dense(self) -> dict[str, NDArray[np.float32]]:
         """Copies of the network's weights by name."""
         return {name: w.numpy().copy() for name, w in self.network.state_dict().items()}

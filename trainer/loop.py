@@ -3,24 +3,33 @@
 Everything that decides the result is in the log: batches are cut by ``Batcher``, publications and checkpoints fall
 where event time crosses a multiple of their period. The journal in each marker says which offsets made which batch; a
 restart from any checkpoint repeats the same steps and arrives at the same bits.
+
+A gate may hold a batch: it is predicted, counts as a step and is published as one, but moves nothing, so that time,
+Versions and scores go on while the model stands. What was held is remembered by its offsets and can be learned later.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from msgspec import Struct
+from msgspec.structs import replace
 
 from stream.events import Sample, Version, decode_sample
-from stream.log import Sink, Source
+from stream.log import Record, Sink, Source
 from trainer.batch import Batch, make_batch
-from trainer.batcher import Batcher, Ranges
+from trainer.batcher import Batcher, Ranges, Told
+from trainer.gate import HELD_MOST, BadOrder, Gate, chosen
 from trainer.learner import Learner, Predicted
 from trainer.publication import Journal, Publication, encode
 
 log = logging.getLogger(__name__)
+
+ReadBack = Callable[[int, int, int], Iterable[Record]]
+"""Records of a partition, from an offset to another."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +47,33 @@ class LoopRules:
 
 @dataclass(frozen=True)
 class Step:
-    """One batch that was predicted and learned."""
+    """One batch that was predicted, then learned or held."""
 
     samples: list[Sample]
     batch: Batch
     predicted: Predicted
     version: Version
+    why_held: str = ""
+
+
+class Standing(Struct):
+    """Where a loop stands, besides its learner and what it has read: of its checkpoints."""
+
+    at_ms: int = 0
+    """Closing time of the newest sample, learned or held."""
+    learned_ms: int = 0
+    """The same of those that were learned."""
+    n_samples: int = 0
+    """Learned."""
+    journal: Journal = []
+    """Batches since the last publication."""
+    passed_by: list[int] = []
+    """Which of these were held."""
+    held: list[Ranges] = []
+    """Batches that were held and not given up."""
+    heard: dict[int, int] = {}
+    """Next Ticks to take note of, by partition."""
+    gate: bytes = b""
 
 
 class Loop:
@@ -59,10 +89,15 @@ class Loop:
         ``instep.model``; partition 0 is written, one transaction a publication.
     offsets
         Next samples to read, by partition, for every partition of the topic.
+    standing
+        Of the checkpoint.
+    gate
+        Decides which batches are learned; all of them without one.
+    read_back
+        Records of a partition of the source from an offset to another one, for batches that were held and are learned
+        after all.
     published
         The last Version on the model log. Up to it, steps that are repeated after a restart are not published again.
-    journal
-        Batches that were learned since the publication before; of the checkpoint.
     on_publish
         Called before a publication is committed, to write what belongs with it into the same transaction.
     """
@@ -76,9 +111,10 @@ class Loop:
         rules: LoopRules,
         *,
         epoch: int = 0,
-        at_ms: int = 0,
+        standing: Standing | None = None,
+        gate: Gate | None = None,
+        read_back: ReadBack | None = None,
         published: Version | None = None,
-        journal: Journal | None = None,
         on_step: Callable[[Step], None] | None = None,
         on_publish: Callable[[], None] | None = None,
         now_ms: Callable[[], int] = lambda: 0,
@@ -86,11 +122,14 @@ class Loop:
         self.learner = learner
         self.offsets = dict(offsets)
         self.epoch = epoch
-        self.at_ms = at_ms
-        """Closing time of the newest sample learned."""
-        self.journal: Journal = list(journal or [])
+        self.standing = standing or Standing()
+        self.why_held = ""
+        """Why the last batch was held; empty if it was learned."""
         self.published = published if published is not None and published.epoch == epoch else None
-        self.n_samples = 0
+        self._gate = gate
+        if gate is not None and self.standing.gate:
+            gate.load(self.standing.gate)
+        self._read_back = read_back
         self._source = source
         self._model = model
         self._rules = rules
@@ -98,12 +137,35 @@ class Loop:
         self._on_publish = on_publish
         self._now_ms = now_ms
         self._batcher = Batcher(offsets, rules.batch_samples, rules.batch_span_ms)
-        self._expired_ms = at_ms
+        self._expired_ms = self.at_ms
         source.seek(self.offsets)
 
     @property
     def version(self) -> Version:
         return Version(self.epoch, self.learner.n_steps)
+
+    @property
+    def at_ms(self) -> int:
+        """Closing time of the newest sample, learned or held."""
+        return self.standing.at_ms
+
+    @property
+    def n_samples(self) -> int:
+        """Learned."""
+        return self.standing.n_samples
+
+    @property
+    def needed(self) -> dict[int, int]:
+        """The first samples that may be read again, by partition: those held, and those that are next."""
+        first = dict(self.offsets)
+        for ranges in self.standing.held:
+            first.update({p: min(start, first[p]) for p, (start, _) in ranges.items()})
+        return first
+
+    def saved(self) -> Standing:
+        """Where it stands, for a checkpoint."""
+        gate = b"" if self._gate is None else self._gate.state()
+        return replace(self.standing, gate=gate)
 
     def poll(self, max_records: int = 512, end: bool = False) -> int:
         """Read what is there, learn the batches that it completes; returns how many records were read.
@@ -113,16 +175,28 @@ class Loop:
         records = self._source.poll(max_records)
         for r in records:
             self._batcher.add(r.partition, r.offset, decode_sample(r.value))
-        while (taken := self._batcher.take(end and not records)) is not None:
+        while True:
+            taken = self._batcher.take(end and not records)
+            for told in self._batcher.ticks():
+                self._hear(told)
+            if taken is None:
+                return len(records)
             self._learn(*taken)
-        return len(records)
 
     def publish(self) -> Version:
         """Write what changed since the last publication; the first one of an epoch holds everything."""
         version = self.version
         if self.published is None or version > self.published:
             publication = difference(
-                self.learner, version, self.published, self.at_ms, self.offsets, self.journal, self._now_ms()
+                self.learner,
+                version,
+                self.published,
+                self.standing.learned_ms,
+                self.offsets,
+                self.standing.journal,
+                passed_by=self.standing.passed_by,
+                why_held=self.why_held,
+                wall_ms=self._now_ms(),
             )
             for key, value in encode(publication):
                 self._model.write(0, key, value)
@@ -130,25 +204,73 @@ class Loop:
                 self._on_publish()
             self._model.commit()
             self.published = version
-        self.journal = []
+        self.standing.journal, self.standing.passed_by = [], []
         return version
 
     def _learn(self, samples: list[Sample], ranges: Ranges) -> None:
-        shape = self.learner.config.shape
-        batch = make_batch(samples, shape.n_item_fields, shape.n_kinds)
-        predicted = self.learner.step(batch)
+        standing, batch = self.standing, self._batch_of(samples)
+        self.why_held = "" if self._gate is None else self._gate.why_not(samples)
+        before_ms, standing.at_ms = standing.at_ms, samples[-1].closed_ms
+        if self.why_held:
+            predicted = self.learner.pass_by(batch)
+            standing.passed_by.append(len(standing.journal))
+            standing.held.append(ranges)
+            del standing.held[:-HELD_MOST]
+        else:
+            predicted = self.learner.step(batch)
+            standing.learned_ms = standing.at_ms
+            standing.n_samples += len(samples)
         self.offsets.update({p: to for p, (_, to) in ranges.items()})
-        self.journal.append(ranges)
-        self.n_samples += len(samples)
-        before_ms, self.at_ms = self.at_ms, samples[-1].closed_ms
-        if self._on_step is not None and predicted.learned:  # a batch that is skipped has no figures
-            self._on_step(Step(samples, batch, predicted, self.version))
+        standing.journal.append(ranges)
+        if self._gate is not None:
+            self._gate.predicted(samples, predicted.p)
+        if self._on_step is not None and (
+            predicted.learned or self.why_held
+        ):  # one that is skipped has no figures
+            self._on_step(Step(samples, batch, predicted, self.version, self.why_held))
         self._expire()
-        due = crossed(before_ms, self.at_ms, self._rules.publish_ms)
+        due = crossed(before_ms, standing.at_ms, self._rules.publish_ms)
         if due or self.published is None:
             self.publish()
         if due:  # not with the extra publication of a restart, after which the table must be the same
             self.learner.table.forget_tombstones(self.learner.n_steps)
+
+    def _batch_of(self, samples: list[Sample]) -> Batch:
+        shape = self.learner.config.shape
+        return make_batch(samples, shape.n_item_fields, shape.n_kinds)
+
+    def _hear(self, told: Told) -> None:
+        """Let the gate know, and obey; a restart reads some Ticks again."""
+        if self._gate is None or told.offset < self.standing.heard.get(told.partition, 0):
+            return
+        self.standing.heard[told.partition] = told.offset + 1
+        self._gate.told(told)
+        if not (order := told.tick.order):
+            return
+        try:
+            again = chosen(order, self.standing.held)
+        except BadOrder as e:
+            log.warning("order ignored error=%s", e)
+            return
+        log.info("order=%r n_held=%d n_learned_now=%d", order, len(self.standing.held), len(again))
+        if order != "hold":
+            self.standing.held = []
+        for ranges in again:
+            self._learn_held(ranges)
+
+    def _learn_held(self, ranges: Ranges) -> None:
+        """Learn a batch that was held; it was predicted when its time was, and moves time no more."""
+        assert self._read_back is not None, "a gate that holds needs a way to read again"
+        read = [record for p, (start, end) in ranges.items() for record in self._read_back(p, start, end)]
+        found = [(decode_sample(record.value), record.partition, record.offset) for record in read]
+        kept = [(s.closed_ms, p, offset, s) for s, p, offset in found if isinstance(s, Sample)]
+        samples = [s for *_, s in sorted(kept, key=lambda place: place[:3])]
+        if not samples:
+            log.warning("a batch that was held is gone ranges=%s", ranges)
+            return
+        self.learner.step(self._batch_of(samples))
+        self.standing.n_samples += len(samples)
+        self.standing.journal.append(ranges)
 
     def _expire(self) -> None:
         self._expired_ms = expire(self.learner, self._expired_ms, self.at_ms, self._rules.row_ttl_ms)
@@ -171,6 +293,9 @@ def difference(
     at_ms: int,
     offsets: dict[int, int],
     journal: Journal,
+    *,
+    passed_by: Sequence[int] = (),
+    why_held: str = "",
     wall_ms: int = 0,
 ) -> Publication:
     """What has changed in a model since a Version of the same epoch, or all of it."""
@@ -188,6 +313,8 @@ def difference(
         dense=learner.dense(),
         offsets=offsets,
         journal=journal,
+        passed_by=list(passed_by),
+        why_held=why_held,
         wall_ms=wall_ms,
     )
 

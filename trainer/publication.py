@@ -7,7 +7,7 @@ the marker has seen everything, and one that does not drops what it has. The mar
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
@@ -60,6 +60,10 @@ class Publication:
     """Batches learned since ``since``."""
     wall_ms: int = 0
     """Wall time when the newest sample was learned; 0 where no clock is read."""
+    passed_by: list[int] = field(default_factory=list)
+    """Which batches of the journal were predicted and not learned, because training held."""
+    why_held: str = ""
+    """Why it holds now; empty while it learns."""
 
 
 class Marker(Struct, frozen=True):
@@ -73,6 +77,8 @@ class Marker(Struct, frozen=True):
     n_blocks: int
     sha256: str
     wall_ms: int = 0
+    passed_by: list[int] = []
+    why_held: str = ""
 
 
 _marker = msgspec.json.Decoder(Marker)
@@ -103,6 +109,8 @@ def encode(publication: Publication) -> list[tuple[bytes, bytes]]:
         len(blocks),
         _digest(blocks),
         publication.wall_ms,
+        publication.passed_by,
+        publication.why_held,
     )
     return [*((b"block", b) for b in blocks), (b"marker", msgspec.json.encode(marker))]
 
@@ -173,6 +181,8 @@ def _assemble(marker: Marker, parts: list[Mapping[str, NDArray[Any]]]) -> Public
         offsets=marker.offsets,
         journal=marker.journal,
         wall_ms=marker.wall_ms,
+        passed_by=marker.passed_by,
+        why_held=marker.why_held,
     )
 
 

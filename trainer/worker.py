@@ -11,7 +11,7 @@ nothing is learned twice and nothing is published twice, wherever it was killed:
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
@@ -22,12 +22,13 @@ from msgspec import Struct
 from stream.cluster import Cluster
 from stream.events import Version
 from stream.kafka import KafkaSink, KafkaSource
-from stream.log import Sink, Source
+from stream.log import Record, Sink, Source
 from stream.metrics import Metrics
 from trainer import checkpoint
+from trainer.gate import Gate
 from trainer.learner import Learner, LearnerConfig
-from trainer.loop import Loop, LoopRules, Step, crossed, difference
-from trainer.publication import Journal, Publication, last_version
+from trainer.loop import Loop, LoopRules, ReadBack, Standing, Step, crossed, difference
+from trainer.publication import Publication, last_version
 from trainer.scored import Scored, encode_scored, scored
 
 log = logging.getLogger(__name__)
@@ -66,13 +67,11 @@ class _Place(Struct):
     """Where a checkpoint stands in its input and output."""
 
     version: Version
-    at_ms: int
     samples: dict[int, int]
     """Next samples to learn."""
     model: int
     """Next message of the model log behind all that was published up to ``version``, at the latest."""
-    journal: Journal
-    n_samples: int
+    standing: Standing
     scored: list[tuple[int, Scored]] = []
     """Predictions that are not on the log yet, with their partitions."""
 
@@ -90,6 +89,8 @@ class TrainerWorker:
         A reader of the model log.
     now_ms
         Wall time; it travels with publications and decides nothing.
+    gate, read_back
+        See `trainer.loop.Loop`.
 
     Raises
     ------
@@ -107,6 +108,8 @@ class TrainerWorker:
         metrics: Metrics,
         *,
         now_ms: Callable[[], int],
+        gate: Gate | None = None,
+        read_back: ReadBack | None = None,
         on_step: Callable[[Step], None] | None = None,
     ) -> None:
         self._source = source
@@ -121,7 +124,7 @@ class TrainerWorker:
         found = _latest(rules.checkpoints)
         if found is None:
             learner = Learner(rules.config, rules.capacity)
-            place = _Place(Version(0, 0), 0, dict(source.offsets), 0, [], 0)
+            place = _Place(Version(0, 0), dict(source.offsets), 0, Standing())
         else:
             learner, place = _resume(found, rules)
         if published is not None and published.epoch > place.version.epoch:
@@ -136,17 +139,17 @@ class TrainerWorker:
             place.samples,
             rules.loop,
             epoch=place.version.epoch,
-            at_ms=place.at_ms,
+            standing=place.standing,
+            gate=gate,
+            read_back=read_back,
             published=published,
-            journal=place.journal,
             on_step=self._stepped,
             on_publish=self._write_scores,
             now_ms=now_ms,
         )
-        self.loop.n_samples = place.n_samples
         self._scored = [(p, s) for p, s in place.scored if published is None or s.version > published]
         self._saved = place.version if found else None
-        self._saved_ms = place.at_ms
+        self._saved_ms = place.standing.at_ms
         log.info("trainer begins version=%s published=%s", self.loop.version, published)
 
     @property
@@ -189,11 +192,9 @@ class TrainerWorker:
         loop, rules = self.loop, self._rules
         place = _Place(
             version=loop.version,
-            at_ms=loop.at_ms,
             samples=dict(loop.offsets),
             model=self._model.end()[0],
-            journal=loop.journal,
-            n_samples=loop.n_samples,
+            standing=loop.saved(),
             scored=self._scored,
         )
         with self._metrics.timed("instep_checkpoint_seconds"):
@@ -206,12 +207,14 @@ class TrainerWorker:
     def _stepped(self, step: Step) -> None:
         self._metrics.add("instep_batches_total")
         self._metrics.add("instep_candidates_total", step.batch.n_candidates)
+        self._metrics.add("instep_held_samples_total", len(step.samples) if step.why_held else 0)
+        self._metrics.set("instep_holding", bool(step.why_held))
         late_s = (self._now_ms() - step.samples[-1].closed_ms) / 1000
         self._metrics.observe("instep_event_latency_seconds", late_s, stage="trained")
         if self.loop.published is None or step.version > self.loop.published:
             first, p = step.batch.first, step.predicted.p
             for b, sample in enumerate(step.samples):
-                of_slate = scored(sample, step.version, p[first[b] : first[b + 1]])
+                of_slate = scored(sample, step.version, p[first[b] : first[b + 1]], held=bool(step.why_held))
                 self._scored.append((sample.origin.partition, of_slate))
         if self._on_step is not None:
             self._on_step(step)
@@ -240,15 +243,30 @@ class TrainerWorker:
 
 
 def build(
-    cluster: Cluster, rules: TrainerRules, metrics: Metrics, *, partitions: int, now_ms: Callable[[], int]
+    cluster: Cluster,
+    rules: TrainerRules,
+    metrics: Metrics,
+    gate: Gate,
+    *,
+    partitions: int,
+    now_ms: Callable[[], int],
 ) -> TrainerWorker:
     """The trainer on Kafka."""
+
+    def read_back(partition: int, start: int, end: int) -> Iterator[Record]:
+        with closing(KafkaSource(cluster, SAMPLES, [partition])) as again:
+            again.seek({partition: start})
+            while again.offsets[partition] < min(end, again.end()[partition]):
+                yield from (r for r in again.poll(rules.poll_records) if r.offset < end)
+
     cluster.check({SAMPLES: partitions, SCORES: partitions, MODEL: 1})
     with ExitStack() as opened:
         sink = opened.enter_context(closing(KafkaSink(cluster, [MODEL, SCORES], cluster.topic("trainer"))))
         source = opened.enter_context(closing(KafkaSource(cluster, SAMPLES)))
         model = opened.enter_context(closing(KafkaSource(cluster, MODEL)))
-        worker = TrainerWorker(source, sink, model, rules, metrics, now_ms=now_ms)
+        worker = TrainerWorker(
+            source, sink, model, rules, metrics, now_ms=now_ms, gate=gate, read_back=read_back
+        )
         opened.pop_all()  # they are the worker's now
         return worker
 
@@ -259,7 +277,7 @@ def whole(rules: TrainerRules, name: str | None = None) -> tuple[Publication, in
     if found is None:
         return None
     learner, place = _resume(found, rules)
-    return difference(learner, place.version, None, place.at_ms, place.samples, []), place.model
+    return difference(learner, place.version, None, place.standing.learned_ms, place.samples, []), place.model
 
 
 def rollback(rules: TrainerRules, name: str, published: Version | None) -> Version:
@@ -281,7 +299,7 @@ def rollback(rules: TrainerRules, name: str, published: Version | None) -> Versi
     learner, place = _resume(checkpoint.load(rules.checkpoints, name), rules)
     newest = checkpoint.load(rules.checkpoints).version
     place.version = Version(max(newest, published or newest).epoch + 1, place.version.step)
-    place.journal = []
+    place.standing.journal, place.standing.passed_by = [], []
     _save(rules, learner, place)
     return place.version
 
@@ -291,7 +309,7 @@ def _latest(path: str) -> checkpoint.Checkpoint | None:
 
 
 def _save(rules: TrainerRules, learner: Learner, place: _Place) -> str:
-    manifest = {"version": place.version, "settings": rules.made_with, "journal": place.journal}
+    manifest = {"version": place.version, "settings": rules.made_with, "journal": place.standing.journal}
     blobs = {"place": msgspec.msgpack.encode(place)}
     try:
         return checkpoint.save(rules.checkpoints, learner.state(), manifest, blobs, keep=rules.keep)

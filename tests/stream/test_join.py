@@ -466,9 +466,36 @@ def test_ticks_tell_every_multiple_the_watermark_passes(log: list[Event], rules:
         last = joiner.watermark_ms
 
 
+@steadily
+@given(logs())
+def test_the_last_tick_says_what_was_read_and_what_became_of_it(log: list[Event]) -> None:
+    joiner, last = Joiner(RULES, FIELDS, 0), Tick(0)
+    for record in records([*log, *flush()]):
+        counts = joiner.counts
+        for out in joiner.apply(record):
+            if isinstance(out, Tick):
+                assert out.counts["in"] == counts["in"] + 1
+                assert all(out.counts[name] >= n for name, n in last.counts.items() if name != "pending")
+                last = out
+    kept = in_time([*log, *flush()], RULES)
+    shown = [e for e in kept if isinstance(e, Impression)]
+    actions = [e for e in kept if isinstance(e, Action) and e.impression]
+    assert last.read["impression"] == len(shown) - joiner.counts.get("duplicate.impression", 0)
+    assert last.read["click"] == sum(a.kind == "click" for a in actions)
+    assert last.read["buy"] == sum(a.kind == "buy" for a in actions)
+    assert set(last.read) == {"impression", "click", "buy"}
+
+
+def test_an_order_is_passed_on_in_its_place_however_late_it_is() -> None:
+    log = [Tick(1_000), Tick(1_002, "hold"), Tick(1_050), Tick(900, "release"), Tick(1_055)]
+    told = [(t.at_ms, t.order) for t in run(log) if isinstance(t, Tick)]
+    assert told == [(984, ""), (986, "hold"), (1_034, ""), (1_034, "release")]
+    assert [t.order for t in run([Tick(3, "hold"), Tick(20)]) if isinstance(t, Tick)] == [""]
+
+
 def test_no_tick_is_told_before_time_begins() -> None:
     ticks = [out for out in run([Tick(0), Tick(7), Tick(15), Tick(16), Tick(17)]) if isinstance(out, Tick)]
-    assert ticks == [Tick(0)]
+    assert [t.at_ms for t in ticks] == [0]
 
 
 @steadily

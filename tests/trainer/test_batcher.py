@@ -131,6 +131,58 @@ def test_a_batcher_that_starts_behind_any_batch_makes_the_rest(
     assert take_all(batcher, end=True) == expected[n_done:]
 
 
+def heard(batcher: Batcher, end: bool = False) -> list[tuple[int, int] | str]:
+    """Places of Ticks, and batches by their first sample, in the order in which they come."""
+    found: list[tuple[int, int] | str] = []
+    while (batch := batcher.take(end)) is not None:
+        found += [(t.partition, t.offset) for t in batcher.ticks()]
+        found.append(batch[0][0].impression)
+    return found + [(t.partition, t.offset) for t in batcher.ticks()]
+
+
+@given(partitions(), st.data())
+@settings(max_examples=300, deadline=None)
+def test_ticks_come_before_the_same_batches_however_the_log_is_polled(
+    lanes: list[list[At]], data: st.DataObject
+) -> None:
+    whole = Batcher(range(len(lanes)), N_SAMPLES, SPAN_MS)
+    for lane in lanes:
+        for record in lane:
+            whole.add(*record)
+    expected = heard(whole, end=True)
+    batcher = Batcher(range(len(lanes)), N_SAMPLES, SPAN_MS)
+    found = []
+    for record in interleaved(data, lanes):
+        batcher.add(*record)
+        if data.draw(st.booleans()):
+            found += heard(batcher)
+    found += heard(batcher, end=True)
+
+    def between(order: list[tuple[int, int] | str]) -> list[list[tuple[int, int]]]:
+        """The Ticks before each batch, and after the last one."""
+        parts: list[list[tuple[int, int]]] = [[]]
+        for one in order:
+            parts.append([]) if isinstance(one, str) else parts[-1].append(one)
+        return parts
+
+    assert [one for one in found if isinstance(one, str)] == [one for one in expected if isinstance(one, str)]
+    assert between(found)[:-1] == between(expected)[:-1]
+    for p, lane in enumerate(lanes):  # each once, in the order of its partition
+        offsets = [one[1] for one in found if not isinstance(one, str) and one[0] == p]
+        assert offsets == [r.offset for r in lane if isinstance(r.message, Tick)][: len(offsets)]
+
+
+def test_ticks_with_nothing_to_learn_do_not_pile_up() -> None:
+    batcher = Batcher([0, 1], 5, SPAN_MS)
+    n_told = 0
+    for at_ms in range(1_000):
+        for p in range(2):
+            batcher.add(p, at_ms, Tick(at_ms))
+        assert batcher.take() is None
+        n_told += len(batcher.ticks())
+    assert n_told == 2 * 999
+
+
 def test_a_silent_partition_holds_back_what_it_could_still_precede() -> None:
     batcher = Batcher([0, 1], 1, SPAN_MS)
     batcher.add(1, 0, closing(7, "1:0"))

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
+import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream.events import Sample, Tick, Version, decode_sample
+from stream.events import Sample, Tick, Version, decode_sample, encode_sample
 from stream.log import MemoryLog
 from tests.trainer.samples import CAPACITY, CONFIG, make_log, make_samples
-from trainer.batcher import Batcher, Ranges
+from trainer.batcher import Batcher, Ranges, Told
+from trainer.gate import Gate
 from trainer.learner import Learner
-from trainer.loop import Loop, LoopRules, Step
+from trainer.loop import Loop, LoopRules, Standing, Step
 from trainer.publication import Assembler, Publication
 
 RULES = LoopRules(batch_samples=4, batch_span_ms=1_000, publish_ms=2_500, row_ttl_ms=24_000)
@@ -32,6 +36,10 @@ class Saved(NamedTuple):
     at_ms: int
     offsets: dict[int, int]
     learner: dict[str, Any]
+    stood: bytes
+
+    def standing(self) -> Standing:
+        return msgspec.msgpack.decode(self.stood, type=Standing)
 
     def bits(self) -> Bits:
         return {k: v.tobytes() for k, v in self.learner.items()}
@@ -56,6 +64,7 @@ def run(
     rules: LoopRules = RULES,
     polls: list[int] | None = None,
     start: Saved | None = None,
+    gate: Gate | None = None,
 ) -> Run:
     steps: list[Step] = []
     saved: list[Saved] = []
@@ -66,8 +75,18 @@ def run(
     learner = Learner(CONFIG, CAPACITY) if start is None else Learner.restore(CONFIG, start.learner, CAPACITY)
     offsets = dict.fromkeys(range(log.partitions), 0) if start is None else start.offsets
     model = MemoryLog(1)
-    at_ms = 0 if start is None else start.at_ms
-    loop = Saving(saved, learner, log.source(), model.sink(), offsets, rules, at_ms=at_ms, on_step=on_step)
+    loop = Saving(
+        saved,
+        learner,
+        log.source(),
+        model.sink(),
+        offsets,
+        rules,
+        standing=None if start is None else start.standing(),
+        gate=gate,
+        read_back=lambda p, first, end: log.read(p, first, end - first),
+        on_step=on_step,
+    )
     sizes = polls or [512]
     for i in range(10**6):
         if loop.poll(sizes[i % len(sizes)], end=True) == 0:
@@ -78,13 +97,16 @@ def run(
 class Saving(Loop):
     """A loop that could be restarted from each of its steps."""
 
-    def __init__(self, saved: list[Saved], *args: Any, **kwargs: Any) -> None:
-        self.saved = saved
+    def __init__(self, states: list[Saved], *args: Any, **kwargs: Any) -> None:
+        self.states = states
         super().__init__(*args, **kwargs)
 
     def _learn(self, samples: list[Sample], ranges: Ranges) -> None:
         super()._learn(samples, ranges)
-        self.saved.append(Saved(self.version, self.at_ms, dict(self.offsets), dict(self.learner.state())))
+        stood = msgspec.msgpack.encode(self.saved())
+        self.states.append(
+            Saved(self.version, self.at_ms, dict(self.offsets), dict(self.learner.state()), stood)
+        )
 
 
 WHOLE = run()
@@ -235,3 +257,153 @@ def test_nothing_to_read_is_nothing_to_learn() -> None:
     got = run(log=log)
     assert (got.steps, got.publications) == ([], [])
     assert got.loop.publish() == Version(0, 0)
+
+
+class Turnstile:
+    """Holds for so many Ticks out of some, and remembers what it was told."""
+
+    def __init__(self, period: int = 9, held: int = 4) -> None:
+        self.period, self.held = period, held
+        self.heard: list[tuple[int, int]] = []
+        self.n_predicted = 0
+
+    def told(self, told: Told) -> None:
+        self.heard.append((told.partition, told.offset))
+
+    def why_not(self, samples: Sequence[Sample]) -> str:
+        return "closed" if len(self.heard) % self.period >= self.period - self.held else ""
+
+    def predicted(self, samples: Sequence[Sample], p: np.ndarray[Any, Any]) -> None:
+        self.n_predicted += len(samples)
+
+    def state(self) -> bytes:
+        return msgspec.msgpack.encode((self.heard, self.n_predicted))
+
+    def load(self, state: bytes) -> None:
+        self.heard, self.n_predicted = msgspec.msgpack.decode(state, type=tuple[list[tuple[int, int]], int])
+
+
+GATED = run(gate=Turnstile())
+
+
+def test_a_batch_that_is_held_is_predicted_and_moves_nothing() -> None:
+    lasting = run(rules=replace(RULES, row_ttl_ms=10**8), gate=Turnstile())  # no row expires
+    assert {bool(step.why_held) for step in lasting.steps} == {True, False}
+    assert [s.impression for step in lasting.steps for s in step.samples] == [
+        s.impression for step in WHOLE.steps for s in step.samples
+    ]
+    learned = sum(len(step.samples) for step in lasting.steps if not step.why_held)
+    assert lasting.loop.n_samples == learned < len(SAMPLES)
+    moving = ("table.rows", "dense.", "adam.", "table.keys", "table.codes")
+    for before, after, step in zip(lasting.saved, lasting.saved[1:], lasting.steps[1:], strict=False):
+        a, b = before.bits(), after.bits()
+        still = all(a[name] == b[name] for name in a if name.startswith(moving))
+        assert still == bool(step.why_held)
+        assert after.version.step == before.version.step + 1
+        if step.why_held:
+            again = Learner.restore(CONFIG, before.learner, CAPACITY).predict(step.batch)
+            assert again.tobytes() == step.predicted.p.tobytes()
+
+
+def test_publications_say_what_was_held_and_how_old_what_was_learned_is() -> None:
+    by_step = {step.version.step: step for step in GATED.steps}
+    n_held = 0
+    for before, p in pairwise(GATED.publications):
+        steps = [by_step[n] for n in range(before.version.step + 1, p.version.step + 1)]
+        assert [bool(step.why_held) for step in steps] == [i in p.passed_by for i in range(len(p.journal))]
+        assert p.why_held == steps[-1].why_held
+        learned = [
+            step.samples[-1].closed_ms
+            for n, step in by_step.items()
+            if n <= p.version.step and not step.why_held
+        ]
+        assert p.at_ms == max(learned)
+        n_held += len(p.passed_by)
+    assert n_held > 5
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=5))
+@settings(max_examples=4, deadline=None)
+def test_what_is_held_does_not_depend_on_the_sizes_of_polls(polls: list[int]) -> None:
+    again = run(polls=polls, gate=Turnstile())
+    assert again.saved[-1].bits() == GATED.saved[-1].bits()
+    assert again.saved[-1].standing().held == GATED.saved[-1].standing().held
+
+
+@pytest.mark.parametrize("n", range(3, len(GATED.saved), 6))
+def test_a_restart_from_any_step_holds_the_same_batches(n: int) -> None:
+    again = run(start=GATED.saved[n], polls=[1 + n], gate=Turnstile())
+    assert len(again.saved) == len(GATED.saved) - n - 1
+    for a, b in zip(again.saved, GATED.saved[n + 1 :], strict=True):
+        assert (a.version, a.at_ms, a.offsets, a.standing().held) == (
+            b.version,
+            b.at_ms,
+            b.offsets,
+            b.standing().held,
+        )
+        assert a.bits() == b.bits()
+    assert [step.why_held for step in again.steps] == [step.why_held for step in GATED.steps[n + 1 :]]
+
+
+def with_orders(orders: Mapping[int, str]) -> MemoryLog:
+    """The log of samples with orders behind the sample of these numbers."""
+    log, said = MemoryLog(2), 0
+    for n, s in enumerate(SAMPLES):
+        if said and s.closed_ms // 1_000 > said // 1_000:
+            for p in range(2):
+                log.append(p, b"", encode_sample(Tick(s.closed_ms - 1)))
+        said = s.closed_ms
+        log.append(s.user % 2, b"", encode_sample(s))
+        if n in orders:
+            log.append(0, b"", encode_sample(Tick(said, orders[n])))
+    return log
+
+
+class Person:
+    """Holds by order alone."""
+
+    def __init__(self) -> None:
+        self.holds = False
+
+    def told(self, told: Told) -> None:
+        if told.tick.order:
+            self.holds = told.tick.order == "hold"
+
+    def why_not(self, samples: Sequence[Sample]) -> str:
+        return "ordered" if self.holds else ""
+
+    def predicted(self, samples: Sequence[Sample], p: np.ndarray[Any, Any]) -> None: ...
+
+    def state(self) -> bytes:
+        return b"1" if self.holds else b"0"
+
+    def load(self, state: bytes) -> None:
+        self.holds = state == b"1"
+
+
+@pytest.mark.parametrize("order", ["learn", "release"])
+def test_what_was_held_is_learned_in_its_batches_or_given_up(order: str) -> None:
+    got = run(log=with_orders({60: "hold", 130: order}), gate=Person())
+    held = [step for step in got.steps if step.why_held]
+    names = [s.impression for step in held for s in step.samples]
+    assert 40 < len(names) < 100
+    assert got.loop.standing.held == []
+    n_again = len(held) if order == "learn" else 0
+    assert got.loop.n_samples == len(SAMPLES) - (0 if order == "learn" else len(names))
+    assert got.loop.version.step == len(got.steps) + n_again
+    if order == "learn":  # the same as learning these batches one after the other where the order stands
+        last_held = held[-1].version.step
+        before = next(s for s in got.saved if s.version.step == last_held)
+        learner = Learner.restore(CONFIG, before.learner, CAPACITY)
+        for step in held:
+            learner.step(step.batch)
+        first_after = next(step for step in got.steps if step.version.step > last_held)
+        learner.step(first_after.batch)
+        after = next(s for s in got.saved if s.version == first_after.version)
+        assert {k: v.tobytes() for k, v in learner.state().items()} == after.bits()
+
+
+def test_an_order_that_is_none_is_ignored() -> None:
+    got = run(log=with_orders({60: "holt"}), gate=Person())
+    assert not any(step.why_held for step in got.steps)
+    assert got.saved[-1].bits() == run(log=with_orders({})).saved[-1].bits()
