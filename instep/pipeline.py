@@ -105,6 +105,7 @@ class Pipeline:
             epoch=saved.version.epoch,
             standing=saved.standing,
             gate=settings.breaker_gate(),
+            canary=settings.canary(),
             read_back=lambda p, start, end: self.samples.read(p, start, end - start),
             on_step=self._stepped,
         )

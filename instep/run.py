@@ -110,13 +110,13 @@ def give_order(settings: Settings, order: str, at_ms: int) -> None:
 def rollback(settings: Settings, checkpoint: str) -> str:
     """Make an older checkpoint the one that the trainer goes on from, in a new epoch; returns its Version."""
     from trainer import worker
-    from trainer.publication import last_version
+    from trainer.publication import last_said
 
     cluster = settings.cluster()
     cluster.check({worker.MODEL: 1})
     model = KafkaSource(cluster, worker.MODEL)
     try:
-        return str(worker.rollback(trainer_rules(settings), checkpoint, last_version(model)))
+        return str(worker.rollback(trainer_rules(settings), checkpoint, last_said(model).told))
     finally:
         model.close()
 
@@ -185,6 +185,7 @@ def _trainer(settings: Settings, metrics: Metrics) -> Worker:
         trainer_rules(settings),
         metrics,
         settings.breaker_gate(),
+        settings.canary(),
         partitions=settings.stream.partitions,
         now_ms=now_ms,
     )

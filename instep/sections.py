@@ -128,6 +128,8 @@ class BreakerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Mean label of the samples."""
     ne: Band = (0.0, 1.5)
     """Normalised entropy of the predictions."""
+    held_back: Annotated[float, Meta(ge=0, le=0.5)] = 0.0
+    """Share of the users who are predicted and never learned: each publication is tried on them. 0 tries none."""
 
 
 class KafkaSettings(Struct, frozen=True, forbid_unknown_fields=True):

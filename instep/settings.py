@@ -29,6 +29,7 @@ if TYPE_CHECKING:  # each is imported where it is made: a joiner needs no torch,
     from ranker.ranker import Scorer
     from stream.cluster import Cluster
     from stream.topics import Topic
+    from trainer.canary import Canary
     from trainer.learner import LearnerConfig
     from trainer.loop import LoopRules
 
@@ -139,6 +140,13 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
             tuple(self.kinds), self.stream.partitions, b.window_ms, b.usual_ms, bands=bands, on=on
         )
         return Breaker(rules)
+
+    def canary(self) -> Canary | None:
+        """What publications are tried on; None without."""
+        from trainer.canary import Canary, CanaryRules
+
+        share = self.breaker.held_back
+        return Canary(CanaryRules(share, len(self.fields.item), len(self.kinds))) if share else None
 
     def cluster(self) -> Cluster:
         """The Kafka cluster. LogError if ``kafka.client`` has what cannot be there."""

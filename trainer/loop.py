@@ -10,21 +10,25 @@ Versions and scores go on while the model stands. What was held is remembered by
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
+from numpy.typing import NDArray
 
 from stream.events import Sample, Version, decode_sample
 from stream.log import Record, Sink, Source
 from trainer.batch import Batch, make_batch
 from trainer.batcher import Batcher, Ranges, Told
+from trainer.canary import Canary
 from trainer.gate import HELD_MOST, BadOrder, Gate, chosen
 from trainer.learner import Learner, Predicted
-from trainer.publication import Journal, Publication, encode
+from trainer.publication import Journal, Publication, Refused, Said, encode, refusal
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +58,8 @@ class Step:
     predicted: Predicted
     version: Version
     why_held: str = ""
+    held_back: NDArray[np.bool_] | None = None
+    """``[B]``: which samples are the canary's, and were not learned."""
 
 
 class Standing(Struct):
@@ -74,6 +80,7 @@ class Standing(Struct):
     heard: dict[int, int] = {}
     """Next Ticks to take note of, by partition."""
     gate: bytes = b""
+    canary: bytes = b""
 
 
 class Loop:
@@ -96,8 +103,10 @@ class Loop:
     read_back
         Records of a partition of the source from an offset to another one, for batches that were held and are learned
         after all.
-    published
-        The last Version on the model log. Up to it, steps that are repeated after a restart are not published again.
+    canary
+        Tries what is due to be published; without one everything is.
+    said
+        The last Versions on the model log. Up to the one told last, what is repeated after a restart is not told again.
     on_publish
         Called before a publication is committed, to write what belongs with it into the same transaction.
     """
@@ -114,7 +123,8 @@ class Loop:
         standing: Standing | None = None,
         gate: Gate | None = None,
         read_back: ReadBack | None = None,
-        published: Version | None = None,
+        canary: Canary | None = None,
+        said: Said | None = None,
         on_step: Callable[[Step], None] | None = None,
         on_publish: Callable[[], None] | None = None,
         now_ms: Callable[[], int] = lambda: 0,
@@ -125,10 +135,13 @@ class Loop:
         self.standing = standing or Standing()
         self.why_held = ""
         """Why the last batch was held; empty if it was learned."""
-        self.published = published if published is not None and published.epoch == epoch else None
+        self.said = Said(*(v if v is not None and v.epoch == epoch else None for v in said or (None, None)))
         self._gate = gate
         if gate is not None and self.standing.gate:
             gate.load(self.standing.gate)
+        self._canary = canary
+        if canary is not None and self.standing.canary:
+            canary.load(self.standing.canary)
         self._read_back = read_back
         self._source = source
         self._model = model
@@ -165,7 +178,8 @@ class Loop:
     def saved(self) -> Standing:
         """Where it stands, for a checkpoint."""
         gate = b"" if self._gate is None else self._gate.state()
-        return replace(self.standing, gate=gate)
+        canary = b"" if self._canary is None else self._canary.state()
+        return replace(self.standing, gate=gate, canary=canary)
 
     def poll(self, max_records: int = 512, end: bool = False) -> int:
         """Read what is there, learn the batches that it completes; returns how many records were read.
@@ -186,11 +200,11 @@ class Loop:
     def publish(self) -> Version:
         """Write what changed since the last publication; the first one of an epoch holds everything."""
         version = self.version
-        if self.published is None or version > self.published:
+        if self._is_news(version):
             publication = difference(
                 self.learner,
                 version,
-                self.published,
+                self.said.published,
                 self.standing.learned_ms,
                 self.offsets,
                 self.standing.journal,
@@ -203,13 +217,14 @@ class Loop:
             if self._on_publish is not None:
                 self._on_publish()
             self._model.commit()
-            self.published = version
+            self.said = Said(version, version)
         self.standing.journal, self.standing.passed_by = [], []
         return version
 
     def _learn(self, samples: list[Sample], ranges: Ranges) -> None:
         standing, batch = self.standing, self._batch_of(samples)
         self.why_held = "" if self._gate is None else self._gate.why_not(samples)
+        held_back = self._held_back(samples)
         before_ms, standing.at_ms = standing.at_ms, samples[-1].closed_ms
         if self.why_held:
             predicted = self.learner.pass_by(batch)
@@ -217,9 +232,11 @@ class Loop:
             standing.held.append(ranges)
             del standing.held[:-HELD_MOST]
         else:
-            predicted = self.learner.step(batch)
+            predicted = self._step(samples, batch, held_back)
             standing.learned_ms = standing.at_ms
-            standing.n_samples += len(samples)
+            standing.n_samples += int((~held_back).sum())
+        if self._canary is not None:
+            self._canary.add(list(compress(samples, held_back)), predicted.p[held_back[batch.slate]])
         self.offsets.update({p: to for p, (_, to) in ranges.items()})
         standing.journal.append(ranges)
         if self._gate is not None:
@@ -227,13 +244,51 @@ class Loop:
         if self._on_step is not None and (
             predicted.learned or self.why_held
         ):  # one that is skipped has no figures
-            self._on_step(Step(samples, batch, predicted, self.version, self.why_held))
+            self._on_step(Step(samples, batch, predicted, self.version, self.why_held, held_back))
         self._expire()
         due = crossed(before_ms, standing.at_ms, self._rules.publish_ms)
-        if due or self.published is None:
+        if due and self._canary is not None and (why := self._canary.why_not(self.learner.predict)):
+            self._refuse(why)
+            return
+        if due or self.said.published is None:
             self.publish()
         if due:  # not with the extra publication of a restart, after which the table must be the same
             self.learner.table.forget_tombstones(self.learner.n_steps)
+
+    def _held_back(self, samples: list[Sample]) -> NDArray[np.bool_]:
+        """Which samples are the canary's, bool ``[B]``."""
+        if self._canary is None:
+            return np.zeros(len(samples), np.bool_)
+        return np.array([self._canary.is_held_back(sample) for sample in samples], np.bool_)
+
+    def _step(self, samples: list[Sample], batch: Batch, held_back: NDArray[np.bool_]) -> Predicted:
+        """Learn a batch but for what is held back; all of it is predicted by the model as it was before."""
+        if not held_back.any():
+            return self.learner.step(batch)
+        if held_back.all():
+            return dataclasses.replace(self.learner.pass_by(batch), learned=True)
+        own, rest = (self._batch_of(list(compress(samples, which))) for which in (held_back, ~held_back))
+        p = np.empty((batch.n_candidates, self.learner.config.shape.n_kinds), np.float32)
+        is_own = held_back[batch.slate]
+        p[is_own] = self.learner.predict(own)
+        predicted = self.learner.step(rest)
+        p[~is_own] = predicted.p
+        return dataclasses.replace(predicted, p=p)
+
+    def _is_news(self, version: Version) -> bool:
+        """Whether the model log has nothing of it yet."""
+        return self.said.told is None or version > self.said.told
+
+    def _refuse(self, why: str) -> None:
+        """Tell that what was due does not go live; scores go on."""
+        version, live = self.version, self.said.published
+        if self._is_news(version):
+            log.warning("publication refused version=%s live=%s: %s", version, live, why)
+            self._model.write(0, *refusal(Refused(version, live, self.standing.learned_ms, why)))
+            if self._on_publish is not None:
+                self._on_publish()
+            self._model.commit()
+            self.said = Said(live, version)
 
     def _batch_of(self, samples: list[Sample]) -> Batch:
         shape = self.learner.config.shape

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -81,7 +81,18 @@ class Marker(Struct, frozen=True):
     why_held: str = ""
 
 
+class Refused(Struct, frozen=True):
+    """Tells in the place of a publication that a Version does not go live; readers of the model pass it over."""
+
+    version: Version
+    live: Version | None
+    """Which stays."""
+    at_ms: int
+    why: str
+
+
 _marker = msgspec.json.Decoder(Marker)
+_refused = msgspec.json.Decoder(Refused)
 
 
 def encode(publication: Publication) -> list[tuple[bytes, bytes]]:
@@ -115,8 +126,21 @@ def encode(publication: Publication) -> list[tuple[bytes, bytes]]:
     return [*((b"block", b) for b in blocks), (b"marker", msgspec.json.encode(marker))]
 
 
-def last_version(model: Source) -> Version | None:
-    """The Version that was published last, None if there is none; reads as little of the log's end as it can.
+def refusal(refused: Refused) -> tuple[bytes, bytes]:
+    """Its message, ``(key, value)``."""
+    return b"refused", msgspec.json.encode(refused)
+
+
+class Said(NamedTuple):
+    """The newest Versions on a model log; None where there is none."""
+
+    published: Version | None
+    told: Version | None
+    """Published or refused."""
+
+
+def last_said(model: Source) -> Said:
+    """What was published last, and told last; reads as little of the log's end as it can.
 
     Parameters
     ----------
@@ -127,9 +151,11 @@ def last_version(model: Source) -> Version | None:
     n = TAIL
     while True:
         model.seek({0: max(start, end - n)})
-        markers = [r.value for r in _until(model, end) if r.key == b"marker"]
+        read = list(_until(model, end))
+        markers = [_marker.decode(r.value).version for r in read if r.key == b"marker"]
+        refused = [_refused.decode(r.value).version for r in read if r.key == b"refused"]
         if markers or n >= end - start:
-            return _marker.decode(markers[-1]).version if markers else None
+            return Said(markers[-1] if markers else None, max(markers[-1:] + refused[-1:], default=None))
         n *= 8
 
 
@@ -154,6 +180,8 @@ class Assembler:
         """
         if key == b"block":
             self._blocks.append(value)
+            return None
+        if key == b"refused":
             return None
         marker = _marker.decode(value)
         blocks = self._blocks[-marker.n_blocks :]

@@ -25,10 +25,11 @@ from stream.kafka import KafkaSink, KafkaSource
 from stream.log import Record, Sink, Source
 from stream.metrics import Metrics
 from trainer import checkpoint
+from trainer.canary import Canary
 from trainer.gate import Gate
 from trainer.learner import Learner, LearnerConfig
 from trainer.loop import Loop, LoopRules, ReadBack, Standing, Step, crossed, difference
-from trainer.publication import Publication, last_version
+from trainer.publication import Publication, last_said
 from trainer.scored import Scored, encode_scored, scored
 
 log = logging.getLogger(__name__)
@@ -89,7 +90,7 @@ class TrainerWorker:
         A reader of the model log.
     now_ms
         Wall time; it travels with publications and decides nothing.
-    gate, read_back
+    gate, read_back, canary
         See `trainer.loop.Loop`.
 
     Raises
@@ -110,6 +111,7 @@ class TrainerWorker:
         now_ms: Callable[[], int],
         gate: Gate | None = None,
         read_back: ReadBack | None = None,
+        canary: Canary | None = None,
         on_step: Callable[[Step], None] | None = None,
     ) -> None:
         self._source = source
@@ -120,7 +122,8 @@ class TrainerWorker:
         self._now_ms = now_ms
         self._on_step = on_step
         self._lag_at_ms = 0
-        published = last_version(model)
+        said = last_said(model)
+        published = said.published
         found = _latest(rules.checkpoints)
         if found is None:
             learner = Learner(rules.config, rules.capacity)
@@ -142,12 +145,13 @@ class TrainerWorker:
             standing=place.standing,
             gate=gate,
             read_back=read_back,
-            published=published,
+            canary=canary,
+            said=said,
             on_step=self._stepped,
             on_publish=self._write_scores,
             now_ms=now_ms,
         )
-        self._scored = [(p, s) for p, s in place.scored if published is None or s.version > published]
+        self._scored = [(p, s) for p, s in place.scored if said.told is None or s.version > said.told]
         self._saved = place.version if found else None
         self._saved_ms = place.standing.at_ms
         log.info("trainer begins version=%s published=%s", self.loop.version, published)
@@ -155,7 +159,7 @@ class TrainerWorker:
     @property
     def not_ready(self) -> str:
         """See `Worker.not_ready`."""
-        return "" if self.loop.published is not None else "nothing published yet"
+        return "" if self.loop.said.published is not None else "nothing published yet"
 
     @property
     def drained(self) -> bool:
@@ -211,10 +215,12 @@ class TrainerWorker:
         self._metrics.set("instep_holding", bool(step.why_held))
         late_s = (self._now_ms() - step.samples[-1].closed_ms) / 1000
         self._metrics.observe("instep_event_latency_seconds", late_s, stage="trained")
-        if self.loop.published is None or step.version > self.loop.published:
+        told = self.loop.said.told
+        if told is None or step.version > told:
             first, p = step.batch.first, step.predicted.p
             for b, sample in enumerate(step.samples):
-                of_slate = scored(sample, step.version, p[first[b] : first[b + 1]], held=bool(step.why_held))
+                is_held = bool(step.why_held) or (step.held_back is not None and bool(step.held_back[b]))
+                of_slate = scored(sample, step.version, p[first[b] : first[b + 1]], held=is_held)
                 self._scored.append((sample.origin.partition, of_slate))
         if self._on_step is not None:
             self._on_step(step)
@@ -247,6 +253,7 @@ def build(
     rules: TrainerRules,
     metrics: Metrics,
     gate: Gate,
+    canary: Canary | None = None,
     *,
     partitions: int,
     now_ms: Callable[[], int],
@@ -265,7 +272,7 @@ def build(
         source = opened.enter_context(closing(KafkaSource(cluster, SAMPLES)))
         model = opened.enter_context(closing(KafkaSource(cluster, MODEL)))
         worker = TrainerWorker(
-            source, sink, model, rules, metrics, now_ms=now_ms, gate=gate, read_back=read_back
+            source, sink, model, rules, metrics, now_ms=now_ms, gate=gate, read_back=read_back, canary=canary
         )
         opened.pop_all()  # they are the worker's now
         return worker

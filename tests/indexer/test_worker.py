@@ -45,7 +45,7 @@ class Indexed:
         """The index holds the trainer's rows with the codes of its table."""
         found, table = self.index.load(), self.world.worker.loop.learner.table
         assert found is not None
-        assert self.index.version == (version or self.world.worker.loop.published)
+        assert self.index.version == (version or self.world.worker.loop.said.published)
         assert content(found) == content(expected(self.world, self.index.version))
         if self.index.version == self.world.worker.loop.version:
             assert found.codes.tobytes() == table.codes[table.find(found.keys)].tobytes()
@@ -156,7 +156,7 @@ def test_after_a_rollback_the_index_turns_to_the_new_epoch(tmp_path: Path) -> No
     indexed.say(10**6)
     indexer = indexed.start()
     drain(indexer)
-    worker.rollback(world.rules, checkpoint.names(tmp_path)[0], world.worker.loop.published)
+    worker.rollback(world.rules, checkpoint.names(tmp_path)[0], world.worker.loop.said.published)
     world.worker = world.start()
     world.drain()
     indexed.say(10**6)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 
 from stream.events import Sample, Tick, Version, decode_sample, encode_sample
 from stream.log import MemoryLog
-from tests.trainer.samples import CAPACITY, CONFIG, make_log, make_samples
+from tests.trainer.samples import CAPACITY, CONFIG, N_FIELDS, make_log, make_samples
 from trainer.batcher import Batcher, Ranges, Told
+from trainer.canary import Canary, CanaryRules
 from trainer.gate import Gate
 from trainer.learner import Learner
 from trainer.loop import Loop, LoopRules, Standing, Step
-from trainer.publication import Assembler, Publication
+from trainer.publication import Assembler, Publication, Refused, last_said
 
 RULES = LoopRules(batch_samples=4, batch_span_ms=1_000, publish_ms=2_500, row_ttl_ms=24_000)
 SAMPLES = make_samples(240, lengths=(0, 1, 3, 12), n_users=60, n_items=150)
@@ -52,6 +53,7 @@ class Run(NamedTuple):
     saved: list[Saved]
     publications: list[Publication]
     loop: Loop
+    model: MemoryLog
 
 
 def published(model: MemoryLog) -> list[Publication]:
@@ -65,12 +67,15 @@ def run(
     polls: list[int] | None = None,
     start: Saved | None = None,
     gate: Gate | None = None,
+    canary: Canary | None = None,
+    spoil: Callable[[Step, Learner], None] = lambda step, learner: None,
 ) -> Run:
     steps: list[Step] = []
     saved: list[Saved] = []
 
     def on_step(step: Step) -> None:
         steps.append(step)
+        spoil(step, learner)
 
     learner = Learner(CONFIG, CAPACITY) if start is None else Learner.restore(CONFIG, start.learner, CAPACITY)
     offsets = dict.fromkeys(range(log.partitions), 0) if start is None else start.offsets
@@ -85,13 +90,14 @@ def run(
         standing=None if start is None else start.standing(),
         gate=gate,
         read_back=lambda p, first, end: log.read(p, first, end - first),
+        canary=canary,
         on_step=on_step,
     )
     sizes = polls or [512]
     for i in range(10**6):
         if loop.poll(sizes[i % len(sizes)], end=True) == 0:
             break
-    return Run(steps, saved, published(model), loop)
+    return Run(steps, saved, published(model), loop, model)
 
 
 class Saving(Loop):
@@ -407,3 +413,72 @@ def test_an_order_that_is_none_is_ignored() -> None:
     got = run(log=with_orders({60: "holt"}), gate=Person())
     assert not any(step.why_held for step in got.steps)
     assert got.saved[-1].bits() == run(log=with_orders({})).saved[-1].bits()
+
+
+HELD_BACK = CanaryRules(0.5, N_FIELDS, 1, n_slates=40)
+
+
+FROM, UNTIL = 36, 50
+
+
+def spoiled(step: Step, learner: Learner) -> None:
+    """Turns every weight round at one step, and back again a while later."""
+    if step.version.step in (FROM, UNTIL):
+        learner._dense.data *= -8 if step.version.step == FROM else -1 / 8
+
+
+def refusals(model: MemoryLog) -> list[Refused]:
+    return [
+        msgspec.json.decode(r.value, type=Refused) for r in model.read(0, 0, 10**6) if r.key == b"refused"
+    ]
+
+
+CANARY = run(canary=Canary(HELD_BACK))
+
+
+def test_who_is_held_back_is_predicted_and_never_learned() -> None:
+    held = {s.user for step in CANARY.steps for s, own in zip(step.samples, mask(step), strict=True) if own}
+    assert 10 < len(held) < 50
+    for step in CANARY.steps:
+        assert [s.user in held for s in step.samples] == mask(step).tolist()
+    assert not set(CANARY.loop.learner.table.keys.tolist()) & held
+    assert CANARY.loop.n_samples == sum(s.user not in held for s in SAMPLES)
+    assert refusals(CANARY.model) == []
+    for before, step in zip(CANARY.saved, CANARY.steps[1:], strict=False):
+        again = Learner.restore(CONFIG, before.learner, CAPACITY)
+        own = mask(step)[step.batch.slate]
+        np.testing.assert_allclose(again.predict(step.batch)[own], step.predicted.p[own], atol=1e-6)
+
+
+def mask(step: Step) -> np.ndarray[Any, np.dtype[np.bool_]]:
+    assert step.held_back is not None
+    return step.held_back
+
+
+def test_a_model_that_is_worse_for_those_held_back_does_not_go_live() -> None:
+    got = run(rules=replace(RULES, publish_ms=1), canary=Canary(HELD_BACK), spoil=spoiled)
+    found = refusals(got.model)
+    assert all("slates held back" in r.why for r in found)
+    steps = [r.version.step for r in found]
+    assert steps[0] == FROM
+    assert len(steps) > 2
+    live, after = Version(0, FROM - 1), next(p for p in got.publications if p.version.step >= FROM)
+    assert {r.live for r in found if r.version < after.version} == {live}
+    assert after.since == live  # it reaches back over all that was refused
+    so_far = got.publications[: got.publications.index(after) + 1]
+    assert mirrored(so_far) == rows_of(got.saved[after.version.step - 1])
+
+
+@pytest.mark.parametrize("n", [10, 35, 37, 44, 55])
+def test_a_restart_refuses_the_same_and_tells_it_once(n: int) -> None:
+    whole = run(canary=Canary(HELD_BACK), spoil=spoiled)
+    start = whole.saved[n]
+    again = run(start=start, canary=Canary(HELD_BACK), spoil=spoiled)
+    later = [r.version for r in refusals(whole.model) if r.version > start.version]
+    assert [r.version for r in refusals(again.model)] == later
+    assert again.saved[-1].bits() == whole.saved[-1].bits()
+    # with the log as it was, nothing is told twice
+    said = last_said(whole.model.source())
+    assert said.told == max(
+        [p.version for p in whole.publications] + [r.version for r in refusals(whole.model)]
+    )

@@ -18,7 +18,7 @@ from tests.trainer.samples import CAPACITY, CONFIG, make_log, make_samples
 from trainer import checkpoint, worker
 from trainer.checkpoint import CheckpointError
 from trainer.loop import LoopRules
-from trainer.publication import Assembler, Publication, last_version
+from trainer.publication import Assembler, Publication, last_said
 from trainer.scored import Scored, decode_scored
 from trainer.worker import SCORES, TrainerRules, TrainerWorker
 
@@ -145,7 +145,7 @@ def test_a_rollback_begins_an_epoch_with_a_whole_publication(tmp_path: Path) -> 
     world.drain()
     world.worker.finish()
     names = checkpoint.names(tmp_path)
-    last = last_version(world.model.source())
+    last = last_said(world.model.source()).published
     then = checkpoint.load(tmp_path, names[0]).version
     begun = worker.rollback(world.rules, names[0], last)
     assert begun == Version(1, then.step)
@@ -188,12 +188,12 @@ def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
 @pytest.mark.parametrize("n_noise", [0, 1, 63, 64, 700])
 def test_the_last_version_is_found_behind_any_number_of_blocks(whole: World, n_noise: int) -> None:
     model = MemoryLog(1)
-    assert last_version(model.source()) is None
+    assert last_said(model.source()).published is None
     for _ in range(n_noise):
         model.append(0, b"block", b"")
-    assert last_version(model.source()) is None
+    assert last_said(model.source()).published is None
     for key, value in whole.messages():
         model.append(0, key, value)
     for _ in range(n_noise):
         model.append(0, b"block", b"")
-    assert last_version(model.source()) == whole.published()[-1].version
+    assert last_said(model.source()).published == whole.published()[-1].version
