@@ -1,7 +1,7 @@
 """What a window of samples is like: rates and coverage as they were read, labels, keys, and how they have drifted.
 
 Rates come from the joiner's Ticks, which carry counts since its partition began: what a Tick has more than the one
-before it belongs to the window of the Tick's time. So they are there while training stands still, and no label is waited for.
+before it belongs to the window of the Tick's time. So they are there while training stands still, before any label.
 """
 
 from __future__ import annotations

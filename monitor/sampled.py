@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from stream.events import Sample
 
-N_SLATES = 16
+N_SLATES = 8
 """So many of a minute."""
 MOST_BEHAVIOURS = 1_024
 """So many of a history, the most recent ones."""

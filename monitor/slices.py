@@ -1,8 +1,8 @@
 """NE and calibration of parts of the traffic: by position, age, popularity, and the values of declared features.
 
 Of each part eight sums are kept, from which both figures and their errors follow, a candidate being the unit. A
-feature's values go into 512 hashed slots, each with the least and the greatest key it has met; one that two values share is
-left out, so a feature with hundreds of values has a few slices and one with thousands none.
+feature's values go into 512 hashed slots, each with the least and the greatest key it has met; one that two values
+share is left out, so a feature with hundreds of values has a few slices and one with thousands none.
 
 >>> slices = Slices()
 >>> slices.add("position", np.array([0, 1, 0]), np.array([0.25, 0.5, 0.5]), np.array([0.0, 1.0, 1.0]))

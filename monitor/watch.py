@@ -43,8 +43,8 @@ BLOCK = 256
 """Slates that are reduced at a time."""
 KEPT_MINUTES = 2_880
 """For so many minutes it is known which events they are made of, for the scores and publications that are behind."""
-KEPT_SEARCHES = 60
-"""For so many minutes slates are kept that publications will be tried on."""
+KEPT_SEARCHES = 120
+"""For so many minutes slates are kept that publications will be tried on; without them an overlap is not known."""
 
 
 @dataclass(frozen=True)
