@@ -1,4 +1,4 @@
-"""What watching costs: candidates a second of samples and scores, decoded and reduced, and memory after a day of windows.
+"""What watching costs: candidates a second, decoded and reduced, samples and scores, and memory after a day of windows.
 
 python -m benchmarks.monitor
 """

@@ -84,6 +84,7 @@ class Codes:
         vectors: NDArray[np.float32],
         tally: Tally,
     ) -> None:
+        vectors = vectors[:, : planes.shape[0]]  # what is auxiliary has no code
         tally.add("norm", moments(_norms(vectors)[:, None]))
         chosen = levels(keys) >= self._levels[number]
         keys, vectors = keys[chosen], np.ascontiguousarray(vectors[chosen])

@@ -44,9 +44,9 @@ class Messages:
     @property
     def streams(self) -> list[tuple[str, int, list[Message]]]:
         return [
-            *(("samples", p, list(of)) for p, of in self.samples.items()),
-            *(("scores", p, list(of)) for p, of in self.scores.items()),
-            ("model", 0, list(self.model)),
+            *(("samples", p, list[Message](of)) for p, of in self.samples.items()),
+            *(("scores", p, list[Message](of)) for p, of in self.scores.items()),
+            ("model", 0, list[Message](self.model)),
         ]
 
 

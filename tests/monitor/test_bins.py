@@ -20,7 +20,7 @@ def draw(n_slates: int, popular: NDArray[np.float64] = POPULAR, rng: np.random.G
     """Slates of ten: half of it one topic's items, half by popularity."""
     shown = []
     for _ in range(n_slates):
-        shown.append(rng.choice(np.flatnonzero(TOPIC == rng.integers(20)), 5))
+        shown.append(rng.choice(np.flatnonzero(rng.integers(20) == TOPIC), 5))
         shown.append(rng.choice(500, 5, p=popular / popular.sum()))
     return count_keys(KEYS[np.concatenate(shown)], np.arange(0, 10 * n_slates + 1, 10))
 

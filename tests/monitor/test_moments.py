@@ -97,6 +97,7 @@ def test_deciles_are_those_of_the_candidates() -> None:
         calibration_by_decile(scores), deciles(binned, label), deciles(p, y), strict=True
     ):
         assert found.n == exact.n
+        assert found.value is not None
         assert found.value == pytest.approx(exact.predicted / exact.observed, rel=1e-9)
         assert found.error == pytest.approx(found.value * exact.standard_error / exact.observed, rel=1e-9)
         assert found.value == pytest.approx(
