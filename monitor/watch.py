@@ -81,6 +81,7 @@ class _State(Struct):
     model: int
     until_ms: int | None
     floor_ms: int | None
+    first_ms: int | None
     data: dict[int, dict[int, DataState]]
     quality: dict[int, dict[int, QualityState]]
     codes: dict[int, dict[int, CodesWindowState]]
@@ -125,6 +126,7 @@ class Watch:
         self._publications: deque[tuple[int, Publication]] = deque()
         self._until_ms: int | None = None  # before this every partition's samples have been read
         self._floor_ms: int | None = None  # windows before this began before there was something to read
+        self._first_ms: int | None = None  # the first minute with slates
         self._data = Windows(DataWindow)
         self._quality = Windows(QualityWindow)
         self._codes = Windows(CodesWindow)
@@ -227,9 +229,10 @@ class Watch:
             known.popular.close(start, window.tally.get("shown", (N_CELLS,)))
         if start < floor_ms:
             return
+        if self._first_ms is None and window.bins.arrays:
+            self._first_ms = start
         reference = self._references["data"][size]
-        unseen = start >= floor_ms + NEW_MINUTES * MINUTE_MS
-        values = window.values(size, known, reference, unseen=unseen)
+        values = window.values(size, known, reference, unseen=self._knows_old(start))
         self._closed.append(Row("data", size, start, values, window.offsets))
         self._closed.append(Row("freshness", size, start, self._freshness.values(start + size)))
         if window.bins.arrays:
@@ -318,9 +321,12 @@ class Watch:
 
     def _reduce_predicted(self, minute: int, window: QualityWindow | None = None) -> None:
         if block := self._predicted.pop(minute, []):
-            ages = minute * MINUTE_MS >= (self._floor_ms or 0) + NEW_MINUTES * MINUTE_MS
             window = window or self._quality.at(minute * MINUTE_MS)
-            window.add(block, minute, self._known, ages=ages)
+            window.add(block, minute, self._known, ages=self._knows_old(minute * MINUTE_MS))
+
+    def _knows_old(self, at_ms: int) -> bool:
+        """Whether slates have been seen for long enough to say what is new."""
+        return self._first_ms is not None and at_ms >= self._first_ms + NEW_MINUTES * MINUTE_MS
 
     def state(self) -> bytes:
         """All that a `Watch` needs to go on with the same rows."""
@@ -335,6 +341,7 @@ class Watch:
                 model=self._model,
                 until_ms=self._until_ms,
                 floor_ms=self._floor_ms,
+                first_ms=self._first_ms,
                 data=self._data.encode(),
                 quality=self._quality.encode(),
                 codes=self._codes.encode(),
@@ -360,7 +367,7 @@ class Watch:
                 f"got {sorted(state.samples)} and {sorted(state.seen)}"
             )
         self._samples, self._scores, self._model = state.samples, state.scores, state.model
-        self._until_ms, self._floor_ms = state.until_ms, state.floor_ms
+        self._until_ms, self._floor_ms, self._first_ms = state.until_ms, state.floor_ms, state.first_ms
         self._data.load(state.data, DataWindow.decode)
         self._quality.load(state.quality, QualityWindow.decode)
         self._codes.load(state.codes, CodesWindow.decode)

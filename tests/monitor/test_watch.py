@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cache
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from monitor.freshness import Freshness
 from monitor.lanes import OutOfOrderError
 from monitor.measures import measure_of
 from monitor.row import Row
@@ -229,11 +231,12 @@ def test_scores_that_never_come_hold_up_no_later_window() -> None:
 
 
 def test_what_a_rolled_back_trainer_learns_again_counts_once() -> None:
-    from msgspec.structs import replace
-
     made = make(10, partitions=1)
     again = made.scores[0][-12:-2]
-    repeated = [replace(s, version=Version(1, n)) for n, s in enumerate([*again, *made.scores[0][-2:]])]
+    repeated = [
+        msgspec.structs.replace(s, version=Version(1, n))
+        for n, s in enumerate([*again, *made.scores[0][-2:]])
+    ]
     twice = Messages(made.samples, {0: [*made.scores[0][:-2], *repeated]})
     rows, once = (by_source(feed_all(Watch(rules(1)), m).take())["quality", MINUTE_MS] for m in (twice, made))
     assert [r.values["quality.ne.click"] for r in rows] == [r.values["quality.ne.click"] for r in once]
@@ -251,3 +254,45 @@ def test_records_that_go_backwards_are_refused() -> None:
 def test_a_state_of_other_rules_is_refused() -> None:
     with pytest.raises(ValueError, match=r"expected the state of partitions \[0\]"):
         Watch(rules(1), Watch(rules(2)).state())
+
+
+def test_a_tick_that_says_again_how_far_time_has_come_opens_no_window_anew() -> None:
+    watch = Watch(rules(1))
+    ticks = [START_MS, START_MS + MINUTE_MS - 1, START_MS + MINUTE_MS - 1, START_MS + 2 * MINUTE_MS]
+    for offset, at_ms in enumerate(ticks):
+        watch.sample(0, offset, Tick(at_ms, read={"impression": 10 * offset + 10}, counts={"in": 5}))
+    rows = by_source(watch.take())["data", MINUTE_MS]
+    assert [r.start_ms - START_MS for r in rows] == [0, MINUTE_MS]
+    assert [r.values["data.impressions"].value for r in rows] == [10 / 60, 10 / 60]
+
+
+def test_samples_ahead_of_the_ticks_are_in_one_window_each() -> None:
+    """Under the eager policy samples carry the clock, and Ticks the watermark behind it."""
+    sample = next(m for m in MESSAGES.samples[0] if isinstance(m, Sample))
+    watch, watch_at = Watch(rules(1)), [0, 20, 59, 61, 70, 119, 121, 200]
+    for n, s in enumerate(watch_at):
+        early = msgspec.structs.replace(
+            sample, closed_ms=START_MS + s * 1_000, stage="early" if n % 2 else "click"
+        )
+        watch.sample(0, 2 * n, early)
+        watch.sample(
+            0, 2 * n + 1, Tick(max(START_MS + (s - 5) * 1_000, START_MS - 5_000), read={"click": n + 1})
+        )
+    rows = by_source(watch.take())["data", MINUTE_MS]
+    assert [r.start_ms - START_MS for r in rows] == [0, MINUTE_MS, 2 * MINUTE_MS]
+    assert sum(r.values["data.actions.click"].value or 0 for r in rows) * 60 == pytest.approx(6)
+    n_each = len(sample.labels)
+    assert [r.values["data.positives.click"].n for r in rows] == [n_each, 2 * n_each, 0]
+
+
+def test_what_is_served_is_as_old_as_the_version_was_when_it_scored_the_slate() -> None:
+    watch = feed_all(Watch(rules(1)), make(5, partitions=1))  # the samples come before any publication
+    assert all("freshness.served" not in r.values for r in watch.take())
+    freshness = Freshness()
+    for step in range(5_000):
+        freshness.published(Version(0, step), step * 1_000)
+    freshness.served(Version(0, 4_990), 4_999_500)
+    freshness.served(Version(0, 1_000), 4_000_000)  # an older slate says nothing new
+    assert freshness.values(5_000_000)["freshness.served"].value == 9.5
+    freshness.served(Version(0, 3), 4_999_600)  # so old that nobody knows how old
+    assert "freshness.served" not in freshness.values(5_000_000)
