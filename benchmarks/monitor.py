@@ -13,7 +13,8 @@ from time import process_time
 import numpy as np
 
 from monitor.kept import Kept
-from monitor.watch import Watch, WatchRules
+from monitor.watch import Watch
+from monitor.watched import WatchRules
 from stream.events import Origin, Sample, Tick, Version, decode_sample, encode_sample, key_of
 from trainer.model.simhash import make_planes
 from trainer.publication import Publication

@@ -26,7 +26,7 @@ from stream.join import JoinRules
 
 if TYPE_CHECKING:  # each is imported where it is made: a joiner needs no torch, a replay no Kafka
     from monitor.breaker import Breaker
-    from monitor.watch import WatchRules
+    from monitor.watched import WatchRules
     from ranker.ranker import Scorer
     from stream.cluster import Cluster
     from stream.topics import Topic
@@ -142,7 +142,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
         return Breaker(rules)
 
     def watch_rules(self) -> WatchRules:
-        from monitor.watch import WatchRules
+        from monitor.watched import WatchRules
         from trainer.model.simhash import make_planes
 
         m, fields = self.model, self.fields

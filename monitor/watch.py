@@ -16,24 +16,19 @@ see `ahead`. Everything else is taken in at once and reduced in blocks, so what 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 
 import msgspec
-import numpy as np
-from msgspec import Struct
-from numpy.typing import NDArray
 
-from monitor.codes import Codes, CodesState, CodesWindow, CodesWindowState
-from monitor.data import DataState, DataWindow
-from monitor.freshness import Freshness, FreshnessState
+from monitor.data import DataWindow
+from monitor.freshness import Freshness
 from monitor.known import Known
 from monitor.lanes import SampleLane, ScoreLane
-from monitor.popular import N_CELLS, Popular, PopularState
-from monitor.quality import NEW_MINUTES, QualityState, QualityWindow
+from monitor.popular import N_CELLS, Popular
+from monitor.published import Published
+from monitor.quality import NEW_MINUTES, QualityWindow
 from monitor.row import Row, Source
-from monitor.sampled import Searched
-from monitor.seen import Seen, SeenState
-from monitor.tally import Packed
+from monitor.seen import Seen
+from monitor.watched import WatchRules, WatchState
 from monitor.windows import MINUTE_MS, TEN_MS, Reference, Windows, references
 from stream.events import Sample, Tick, Version
 from trainer.publication import Publication
@@ -43,56 +38,6 @@ BLOCK = 256
 """Slates that are reduced at a time."""
 KEPT_MINUTES = 2_880
 """For so many minutes it is known which events they are made of, for the scores and publications that are behind."""
-KEPT_SEARCHES = 120
-"""For so many minutes slates are kept that publications will be tried on; without them an overlap is not known."""
-
-
-@dataclass(frozen=True)
-class WatchRules:
-    """What is watched.
-
-    Parameters
-    ----------
-    partitions
-        Of samples and scores, all of them.
-    kinds
-        Kinds of action that are labels, in the order of their columns.
-    item_fields, side_fields
-        Names of the fields, in the order of their columns.
-    planes
-        float32 ``[coded fields, dim, bits]``, those of the trainer.
-    k
-        How many behaviours a search finds.
-    """
-
-    partitions: tuple[int, ...]
-    kinds: tuple[str, ...]
-    item_fields: tuple[str, ...]
-    side_fields: tuple[str, ...]
-    planes: NDArray[np.float32]
-    k: int
-
-
-class _State(Struct):
-    """All that a restart needs."""
-
-    samples: dict[int, SampleLane]
-    scores: dict[int, ScoreLane]
-    model: int
-    until_ms: int | None
-    floor_ms: int | None
-    first_ms: int | None
-    data: dict[int, dict[int, DataState]]
-    quality: dict[int, dict[int, QualityState]]
-    codes: dict[int, dict[int, CodesWindowState]]
-    references: dict[Source, dict[int, list[dict[str, Packed]]]]
-    seen: dict[str, SeenState]
-    popular: PopularState
-    held: CodesState
-    freshness: FreshnessState
-    ranges: dict[int, dict[int, tuple[int, int]]]
-    searches: dict[int, list[Searched]]
-    closed: list[Row]
 
 
 class Watch:
@@ -121,25 +66,21 @@ class Watch:
         )
         self._samples = {p: SampleLane() for p in rules.partitions}
         self._scores = {p: ScoreLane() for p in rules.partitions}
-        self._model = 0
         self._early: dict[int, deque[tuple[int, Scored]]] = {p: deque() for p in rules.partitions}
-        self._publications: deque[tuple[int, Publication]] = deque()
         self._until_ms: int | None = None  # before this every partition's samples have been read
         self._floor_ms: int | None = None  # windows before this began before there was something to read
         self._first_ms: int | None = None  # the first minute with slates
         self._data = Windows(DataWindow)
         self._quality = Windows(QualityWindow)
-        self._codes = Windows(CodesWindow)
         self._references: dict[Source, dict[int, Reference]] = {"data": references(), "quality": references()}
-        self._held = Codes(rules.planes)
+        self._published = Published(rules.planes, len(rules.item_fields), rules.k)
         self._freshness = Freshness()
         self._read: dict[int, list[Sample]] = {}  # by minute, not reduced yet
         self._predicted: dict[int, list[Scored]] = {}
         self._ranges: dict[int, dict[int, tuple[int, int]]] = {}
-        self._searches: dict[int, list[Searched]] = {}
         self._closed: list[Row] = []
         if state is not None:
-            self._load(msgspec.msgpack.decode(state, type=_State))
+            self._load(msgspec.msgpack.decode(state, type=WatchState))
 
     @property
     def offsets(self) -> dict[str, dict[int, int]]:
@@ -150,13 +91,13 @@ class Watch:
                 p: self._early[p][0][0] if self._early[p] else lane.next_offset
                 for p, lane in self._scores.items()
             },
-            "model": {0: self._model},
+            "model": {0: self._published.next_offset},
         }
 
     @property
     def ahead(self) -> bool:
         """Whether scores or publications wait for samples to be read; then read samples only."""
-        return bool(self._publications) or any(self._early.values())
+        return bool(self._published.waiting) or any(self._early.values())
 
     def sample(self, partition: int, offset: int, message: Sample | Tick) -> None:
         """The next record of ``instep.samples``. OutOfOrderError if it is not behind the last one."""
@@ -185,7 +126,7 @@ class Watch:
     def published(self, publication: Publication, next_offset: int) -> None:
         """The next publication of ``instep.model``, and the offset behind its marker."""
         self._freshness.published(publication.version, publication.at_ms)
-        self._publications.append((next_offset, publication))
+        self._published.waiting.append((next_offset, publication))
         self._take_publications()
 
     def indexed(self, version: Version, at_ms: int) -> None:
@@ -220,11 +161,10 @@ class Watch:
         if size == MINUTE_MS:
             minute = start // MINUTE_MS
             self._reduce_read(minute, window)
-            self._searches[start] = window.close_minute(minute, known)
+            self._published.keep(start, window.close_minute(minute, known))
             self._ranges[start] = window.offsets
-            for kept, most in ((self._searches, KEPT_SEARCHES), (self._ranges, KEPT_MINUTES)):
-                while len(kept) > most:
-                    del kept[min(kept)]
+            while len(self._ranges) > KEPT_MINUTES:
+                del self._ranges[min(self._ranges)]
         elif size == TEN_MS:
             known.popular.close(start, window.tally.get("shown", (N_CELLS,)))
         if start < floor_ms:
@@ -278,30 +218,7 @@ class Watch:
             lane.forget(until_ms // MINUTE_MS * MINUTE_MS)
 
     def _take_publications(self) -> None:
-        """Take in publications, each when the minutes before it are over."""
-        while self._publications:
-            next_offset, publication = self._publications[0]
-            at_ms = publication.at_ms
-            open_minutes = self._codes.open[MINUTE_MS]
-            if open_minutes:
-                at_ms = max(at_ms, *open_minutes)  # of a rollback, earlier
-                end_ms = self._codes.soonest_ms
-                if at_ms >= end_ms:
-                    if self._until_ms is None or self._until_ms < end_ms:
-                        return
-                    self._close_codes(at_ms)
-            self._held.apply(publication, self._codes.at(at_ms).tally)
-            self._publications.popleft()
-            self._model = next_offset
-
-    def _close_codes(self, until_ms: int) -> None:
-        rules = self.rules
-        for size, start, window in self._codes.close(until_ms):
-            if size == MINUTE_MS:
-                slates = self._searches.get(start, [])
-                self._held.search(slates, len(rules.item_fields), rules.k, window.tally)
-                window.last = self._held.look()
-                self._searches = {minute: s for minute, s in self._searches.items() if minute > start}
+        for size, start, window in self._published.take(self._until_ms):
             if start >= (self._floor_ms or 0):
                 offsets = self._offsets_of(size, start)
                 self._closed.append(Row("codes", size, start, window.values(size), offsets))
@@ -335,47 +252,43 @@ class Watch:
         for minute in sorted(self._predicted):
             self._reduce_predicted(minute)
         return msgspec.msgpack.encode(
-            _State(
+            WatchState(
                 samples=self._samples,
                 scores=self._scores,
-                model=self._model,
                 until_ms=self._until_ms,
                 floor_ms=self._floor_ms,
                 first_ms=self._first_ms,
                 data=self._data.encode(),
                 quality=self._quality.encode(),
-                codes=self._codes.encode(),
+                published=self._published.encode(),
                 references={
                     source: {size: reference.encode() for size, reference in of.items()}
                     for source, of in self._references.items()
                 },
                 seen={name: seen.encode() for name, seen in self._known.seen.items()},
                 popular=self._known.popular.encode(),
-                held=self._held.encode(),
                 freshness=self._freshness.encode(),
                 ranges=self._ranges,
-                searches=self._searches,
                 closed=self._closed,
             )
         )
 
-    def _load(self, state: _State) -> None:
+    def _load(self, state: WatchState) -> None:
         declared = self.rules.item_fields + self.rules.side_fields
         if set(state.samples) != set(self._samples) or set(state.seen) != set(declared):
             raise ValueError(
                 f"watch: expected the state of partitions {sorted(self._samples)} and fields {sorted(declared)}, "
                 f"got {sorted(state.samples)} and {sorted(state.seen)}"
             )
-        self._samples, self._scores, self._model = state.samples, state.scores, state.model
+        self._samples, self._scores = state.samples, state.scores
         self._until_ms, self._floor_ms, self._first_ms = state.until_ms, state.floor_ms, state.first_ms
         self._data.load(state.data, DataWindow.decode)
         self._quality.load(state.quality, QualityWindow.decode)
-        self._codes.load(state.codes, CodesWindow.decode)
         for source, of in self._references.items():
             for size, reference in of.items():
                 reference.load(state.references[source][size])
         self._known.seen.update({name: Seen.decode(seen) for name, seen in state.seen.items()})
         self._known.popular.load(state.popular)
-        self._held.load(state.held)
+        self._published.load(state.published)
         self._freshness = Freshness(state.freshness)
-        self._ranges, self._searches, self._closed = state.ranges, state.searches, state.closed
+        self._ranges, self._closed = state.ranges, state.closed

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from monitor.watch import Watch, WatchRules
+from monitor.watch import Watch
+from monitor.watched import WatchRules
 from stream.events import Origin, Sample, Tick, Version, key_of
 from trainer.model.simhash import make_planes
 from trainer.publication import Publication
