@@ -29,6 +29,9 @@ from trainer.batch import boundaries
 REASONS = ("late", "duplicate", "dead", "orphan")
 """What may become of a record but use: how the names of the joiner's counts begin."""
 
+NO_EVENTS = ("used.tick", "late.tick", "used.order")
+"""What the joiner counts that tells of nothing that happened."""
+
 
 class DataState(Struct, array_like=True):
     """As it is kept."""
@@ -170,7 +173,7 @@ class DataWindow:
         counts = {n.removeprefix("counts."): int(a[0]) for n, a in self.tally.only("counts.").arrays.items()}
         found: dict[str, Value] = {}
         if counts:
-            n = counts.get("in", 0) - counts.get("used.tick", 0) - counts.get("late.tick", 0)
+            n = counts.get("in", 0) - sum(counts.get(name, 0) for name in NO_EVENTS)
             found["data.events"] = _rate(n, seconds, n)
             for reason in REASONS:
                 own = {
