@@ -12,20 +12,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import msgspec
+import numpy as np
 from msgspec import Struct
 
 from indexer.index import MemoryIndex
 from indexer.refresh import refresh
 from instep.settings import Settings
+from monitor.watch import Watch
 from stream.dead import TooManyDeadError as TooManyDeadError
 from stream.dead import check_dead
-from stream.events import Version, encode_sample
+from stream.events import Version, decode_sample, encode_sample
 from stream.join import Dead, Joiner
-from stream.log import MemoryLog, Record, Source
+from stream.log import MemoryLog, Offsets, Record, Source
 from trainer import checkpoint
 from trainer.learner import Learner
 from trainer.loop import Loop, Standing, Step, crossed
 from trainer.publication import Assembler
+from trainer.scored import scored
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +58,8 @@ class Pipeline:
         Folder for checkpoints; if there is a whole one, it is gone on from. None keeps none.
     on_step
         Called with each batch that was learned.
+    watch
+        Is told of all that would be on the topics, for whoever asks it for its rows.
 
     Raises
     ------
@@ -69,6 +74,7 @@ class Pipeline:
         path: Path | None = None,
         on_step: Callable[[Step], None] | None = None,
         refresh_every: int = 1,
+        watch: Watch | None = None,
     ) -> None:
         self.settings = settings
         self.source = source
@@ -82,6 +88,7 @@ class Pipeline:
         self.on_save: Callable[[], None] | None = None
         """Called before a checkpoint is written, to save what must not be behind it."""
         self._config = replace(settings.learner_config(), refresh_every=refresh_every)
+        self._watch = watch
         self._published = self.model.source()
         self._assembler = Assembler()
         found = checkpoint.load(path) if path is not None and checkpoint.names(path) else None
@@ -111,6 +118,8 @@ class Pipeline:
         )
         self._saved_ms = saved.standing.at_ms
         self._sink = self.samples.sink()
+        self._shown = dict(saved.samples)
+        self._n_scored = dict.fromkeys(self.joiners, 0)
         source.seek({p: joiner.next_offset for p, joiner in self.joiners.items()})
 
     def pump(self, max_records: int = 512) -> int:
@@ -127,6 +136,7 @@ class Pipeline:
         self._sink.commit()
         while self.loop.poll():
             pass
+        self._show(self.samples.end())
         self.samples.trim(self.loop.needed)
         self.publish()
         if self._path is not None and crossed(
@@ -139,6 +149,7 @@ class Pipeline:
         """The log has ended: learn the batch that waits, publish, and save."""
         while self.loop.poll(end=True):
             pass
+        self._show(self.samples.end())
         self.samples.trim(self.loop.needed)
         if self.loop.n_samples:
             self.loop.publish()
@@ -152,6 +163,9 @@ class Pipeline:
             publication = self._assembler.add(record.key, record.value)
             if publication is not None:
                 self.index.apply(refresh(publication, self.learner.table.planes))
+                if self._watch is not None:
+                    self._watch.published(publication, record.offset + 1)
+                    self._watch.indexed(publication.version, publication.at_ms)
         self.model.trim(self._published.offsets)
 
     def counts(self) -> Counter[str]:
@@ -222,5 +236,26 @@ class Pipeline:
 
     def _stepped(self, step: Step) -> None:
         self.n_candidates += step.batch.n_candidates
+        if self._watch is not None:
+            self.publish()  # what the step before published, so that no stage looks behind by a whole poll
+            self._show(self.loop.offsets)
+            self._show_scores(self._watch, step)
         if self._on_step is not None:
             self._on_step(step)
+
+    def _show(self, until: Offsets) -> None:
+        """Let the watch see the samples before these offsets."""
+        if self._watch is None:
+            return
+        for p, end in until.items():
+            n = max(end - self._shown[p], 0)
+            for r in self.samples.read(p, self._shown[p], n):
+                self._watch.sample(p, r.offset, decode_sample(r.value))
+            self._shown[p] += n
+
+    def _show_scores(self, watch: Watch, step: Step) -> None:
+        for sample, p in zip(step.samples, np.split(step.predicted.p, step.batch.first[1:-1]), strict=True):
+            partition = sample.origin.partition
+            said = scored(sample, step.version, p, held=bool(step.why_held))
+            watch.scored(partition, self._n_scored[partition], said)
+            self._n_scored[partition] += 1

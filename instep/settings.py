@@ -26,6 +26,7 @@ from stream.join import JoinRules
 
 if TYPE_CHECKING:  # each is imported where it is made: a joiner needs no torch, a replay no Kafka
     from monitor.breaker import Breaker
+    from monitor.watched import WatchRules
     from ranker.ranker import Scorer
     from stream.cluster import Cluster
     from stream.topics import Topic
@@ -147,6 +148,20 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
 
         share = self.breaker.held_back
         return Canary(CanaryRules(share, len(self.fields.item), len(self.kinds))) if share else None
+
+    def watch_rules(self) -> WatchRules:
+        from monitor.watched import WatchRules
+        from trainer.model.simhash import make_planes
+
+        m, fields = self.model, self.fields
+        return WatchRules(
+            partitions=tuple(range(self.stream.partitions)),
+            kinds=self.kinds,
+            item_fields=fields.item,
+            side_fields=fields.side,
+            planes=make_planes(self.n_coded, m.dim, m.bits, m.seed),
+            k=m.top_k,
+        )
 
     def cluster(self) -> Cluster:
         """The Kafka cluster. LogError if ``kafka.client`` has what cannot be there."""

@@ -242,6 +242,19 @@ class Scores:
         """Mean prediction over mean label."""
         return _ratio(self._predicted / self._UNIT, self.n_positive)
 
+    @property
+    def bins(self) -> tuple[Floats, Ints, Ints]:
+        """The bins in use, ascending: the middle of each, and how many of each label are in it; all ``[g]``.
+
+        A prediction is within 0.4 % of the middle of its bin, or as near to it on the side of 1.
+        """
+        used = np.flatnonzero(self._positives + self._negatives)
+        last = 2 * self._HALVINGS * self._PER_HALVING
+        halving, part = np.divmod(np.minimum(used, last - used), self._PER_HALVING)
+        near = np.ldexp(0.5 + (part + 0.5) / (2 * self._PER_HALVING), halving - self._HALVINGS)
+        middle = np.where(used == last // 2, 0.5, np.where(used < last // 2, near, 1 - near))
+        return middle, self._positives[used], self._negatives[used]
+
     def encode(self) -> dict[str, list[int]]:
         """All that was counted, in numbers that any JSON reader holds exactly."""
         used = np.flatnonzero(self._positives + self._negatives)

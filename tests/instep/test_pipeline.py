@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import cycle, takewhile
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,10 +18,13 @@ from hypothesis import strategies as st
 from instep.faults import Faults, lines
 from instep.pipeline import Pipeline, TooManyDeadError
 from instep.settings import Settings
+from instep.simulator import events
+from monitor.row import Row
+from monitor.watch import Watch
 from stream.events import Impression, Version
 from stream.files import FileSource, write_events
 from stream.log import MemoryLog
-from tests.worlds import damage, make_log, product, small
+from tests.worlds import WORLD, damage, make_log, product, small
 from trainer import checkpoint
 from trainer.checkpoint import CheckpointError, DamagedCheckpoint, weights_sha256
 from trainer.loop import Step
@@ -98,6 +102,39 @@ def test_the_sizes_of_polls_do_not_matter(whole: Run, polls: list[int]) -> None:
     run = Run().finish(*polls)
     assert run.said == whole.said
     assert run.sha256 == whole.sha256
+
+
+@pytest.mark.parametrize("polls", [(4096,), (7, 300, 90)])
+def test_a_watch_is_told_of_everything_once(polls: tuple[int, ...]) -> None:
+    slow = replace(WORLD, slates_per_s=1, tail_s=130)
+    log = make_log(events(slow, 200), 2)
+    watch = Watch(S.watch_rules())
+    run = Run(log, watch=watch).finish(*polls)
+    assert run.sha256 == Run(log).finish().sha256
+    assert watch.offsets["samples"] == run.pipeline.samples.end()
+    assert sum(watch.offsets["scores"].values()) == run.pipeline.loop.n_samples == 200
+    assert not watch.ahead
+    rows: dict[str, list[Row]] = {"data": [], "quality": [], "codes": [], "freshness": []}
+    for row in watch.take():
+        rows[row.source].append(row)
+    minutes = [r for r in rows["quality"] if r.size_ms == 60_000]
+    said = [(s.closed_ms, p) for step in run.steps for s, p in zip(step.samples, _slates(step), strict=True)]
+    for row in minutes:
+        inside = [p for closed_ms, p in said if row.start_ms <= closed_ms < row.end_ms]
+        assert row.values["quality.ne.click"].n == sum(map(len, inside)) > 0
+        assert row.values["quality.held"].n == len(inside)
+    assert len(minutes) >= 3
+    assert {r.start_ms for r in minutes} <= {r.start_ms for r in rows["data"] if r.size_ms == 60_000}
+    assert rows["codes"][0].values["codes.overlap"].n > 0
+    ages = [r.values for r in rows["freshness"] if r.start_ms in {m.start_ms for m in minutes[1:-1]}]
+    assert ages
+    for now in ages:  # batches of two seconds, and publications of one
+        assert all(0 <= (now[f"freshness.{stage}"].value or 0) < 10 for stage in ("trained", "indexed"))
+        assert (now["freshness.behind"].value or 0) <= 1
+
+
+def _slates(step: Step) -> list[np.ndarray[Any, np.dtype[np.float32]]]:
+    return np.split(step.predicted.p, step.batch.first[1:-1])
 
 
 def test_another_seed_or_another_event_is_another_hash(whole: Run) -> None:

@@ -518,3 +518,14 @@ def test_pairing_is_surer_than_two_separate_errors_and_tells_the_better_model() 
     assert paired_bootstrap(a, b, y, user, n=200) == found, "the same seed, the same figures"
     assert paired_bootstrap(a, b, y, user, n=200, seed=1) != found
     assert paired_bootstrap(a, a, y, user, n=20)[:2] == (0.0, 0.0)
+
+
+def test_a_prediction_is_near_the_middle_of_its_bin() -> None:
+    rng = np.random.default_rng(0)
+    for p in [*(1 / (1 + np.exp(-rng.uniform(-16, 16, 300)))), 0.5, NEAREST, 1 - NEAREST]:
+        scores = Scores()
+        scores.add([p, p, p], [1, 0, 0])
+        middle, positives, negatives = scores.bins
+        assert (positives.tolist(), negatives.tolist()) == ([1], [2])
+        assert abs(middle[0] - p) <= 0.004 * min(p, 1 - p) * (1 + 1e-9)
+        assert scores._bins(middle).tolist() == scores._bins(np.array([p])).tolist()
