@@ -146,7 +146,7 @@ def _of_the_model(loop: Installation, expected: Undisturbed, epoch: int = 0) -> 
     place = msgspec.msgpack.decode(last.blobs["place"])
     pairs: list[tuple[str, object, object]] = [
         ("trainer's version", last.version, Version(epoch, expected.version.step)),
-        ("samples learned", place["n_samples"], expected.n_samples),
+        ("samples learned", place["standing"]["n_samples"], expected.n_samples),
         ("weights", checkpoint.weights_sha256(last.tensors), expected.weights_sha256),
     ]
     found += [f"{what}: expected {wanted}, got {got}" for what, got, wanted in pairs if got != wanted]
