@@ -70,8 +70,8 @@ class Alert(Struct, frozen=True, kw_only=True):
         return self.cleared_ms is None
 
 
-def cleared(alert: Alert, at_ms: int) -> Alert:
-    """The same alert, over."""
+def cleared(alert: Alert, at_ms: int | None) -> Alert:
+    """The same alert, over since then; or not, with None."""
     return msgspec.structs.replace(alert, cleared_ms=at_ms)
 
 

@@ -87,6 +87,8 @@ MEASURES: tuple[Measure, ...] = (
          "Actions whose impression was not found."),
         ("unseen", "unseen keys", "field", "candidates", 200, "share",
          "Candidates whose key in this field was never seen before the minute."),
+        ("changed", "features changed", "field", "candidates", 200, "share",
+         "Candidates whose feature is not what their item had when it was last shown: near 1 when ids are swapped."),
         ("behaviours", "behaviours", "", "slates", 20, "",
          "Mean length of the sequences before an impression."),
         ("psi", "PSI", "field", "slates", 300, "",
