@@ -43,7 +43,10 @@ def test_the_middle_and_its_spread_are_those_of_numpy(pairs: list[tuple[float, f
     middle, spread = middle_of([Value(x, 1, error) for x, error in pairs])
     known = np.array([x for x, _ in pairs])
     assert middle == pytest.approx(np.median(known))
-    wanted = max(np.median(abs(known - np.median(known))) / 0.6744897501960817, np.median([error for _, error in pairs]))
+    wanted = max(
+        np.median(abs(known - np.median(known))) / 0.6744897501960817,
+        np.median([error for _, error in pairs]),
+    )
     assert spread == pytest.approx(wanted, rel=1e-4)
 
 
