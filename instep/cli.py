@@ -32,7 +32,12 @@ app.add_typer(installation)
 app.add_typer(studies)
 
 Seed = Annotated[int, typer.Option(min=0)]
-DriftName = Literal["none", "moved", "arrivals", "shifted", "relabelled", "dead"]
+# fmt: off
+DriftName = Literal[
+    "none", "moved", "arrivals", "shifted", "relabelled", "dead",
+    "doubled", "swapped", "constant", "category", "poison",
+]
+# fmt: on
 """The names of ``instep.drifts.DRIFTS``, which takes numpy to read."""
 
 
@@ -124,6 +129,7 @@ def simulate(
     """Write the event log of a simulated product, and beside it the truth, by which the best possible AUC is known."""
     from instep import truth as truth_file
     from instep.drifts import DRIFTS
+    from instep.faults import FAULTS, lines
     from instep.simulator import Truth, World, events
     from trainer.scores import auc
 
@@ -135,7 +141,9 @@ def simulate(
     }
     if len(declared) > 1:
         raw["stream"] = {"windows": world.windows}
-    stream = events(world, slates, drifts=DRIFTS[drift], truth=truth)
+    at, faults = FAULTS.get(drift, (0.0, None))
+    shown = events(world, slates, drifts=DRIFTS[drift], truth=truth)
+    stream = lines(shown, faults, truth=truth, from_ms=world.moment_ms(at, slates))
     told = write_log(out, lambda path: _events_to(path, stream), raw)
     truth_file.save(truth, out / truth_file.NAME)
     typer.echo(told)

@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from instep import cli
+from instep.console import LOG_NAME
 from instep.study import folder
 from instep.study.report import render
 from stream.events import Action, Impression
-from stream.files import write_events
+from stream.files import FileSource, write_events
 from tests.instep.commands import Ran, Refused, Run, a_log, metrics, told
 from tests.instep.study import made
 from tests.worlds import damage, product
@@ -63,6 +64,7 @@ class TestHelp:
         code = f"""
 import sys
 from instep import cli
+from instep.console import LOG_NAME
 for command in ([], *{COMMANDS!r}):
     sys.argv = ["instep", *command, "--help"]
     try:
@@ -326,6 +328,21 @@ def test_a_log_without_slates_has_no_metrics_and_is_no_error(
     assert [found[name] for name in undefined] == [None] * len(undefined)
     assert set(found["errors"].values()) == {None}
     assert (found["candidates"], found["samples"]) == (0, 0)
+
+
+@pytest.mark.parametrize("drift", ["none", "swapped", "poison"])
+def test_a_world_that_drifts_is_simulated_as_asked(
+    done: Callable[..., str], tmp_path: Path, drift: str
+) -> None:
+    sizes = ("--slates", 60, "--users", 30, "--items", 120)
+    done("simulate", tmp_path / "plain", *sizes)
+    done("simulate", tmp_path / "drifted", *sizes, "--drift", drift)
+    plain, drifted = (
+        [r.value for r in FileSource(tmp_path / name / LOG_NAME, 1).poll(10**9)]
+        for name in ("plain", "drifted")
+    )
+    assert (drifted == plain) == (drift == "none")
+    assert (len(drifted) > len(plain)) == (drift == "poison")
 
 
 def test_what_is_simulated_is_replayed_and_gone_on_with(done: Callable[..., str], tmp_path: Path) -> None:

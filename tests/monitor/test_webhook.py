@@ -36,15 +36,15 @@ class Server:
                 if status == 0:
                     outer.let_go.wait(30)
                     status = 500
+                if status == 200:
+                    with outer.changed:
+                        outer.got.append(decode_alert(body))
+                        outer.changed.notify_all()
                 self.send_response(status)
                 if status == 302:
                     self.send_header("Location", "/elsewhere")
                 self.send_header("Content-Length", "0")
                 self.end_headers()
-                if status == 200:
-                    with outer.changed:
-                        outer.got.append(decode_alert(body))
-                        outer.changed.notify_all()
 
             def do_GET(self) -> None:
                 raise AssertionError("a redirect was followed")
