@@ -8,7 +8,6 @@ runs one, ``--out FILE`` writes the tables as Markdown too.
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -29,18 +28,30 @@ from instep.settings import Settings, check
 from instep.simulator import World, events
 from monitor.alert import Alert
 from monitor.alerting import Judge
+from monitor.row import Row
 from monitor.rules import Rules, read_rules
-from stream.events import Tick, decode_event
+from stream.events import BadEvent, Event, Impression, Tick, decode_event
 from stream.files import partition_of
 from stream.log import MemoryLog
 
-WORLD = World(n_users=1_000, n_items=1_000, history_median=100, history_days=0.5, slates_per_s=5, tail_s=180)
-BEFORE_MIN, AFTER_MIN = 90, 30
-"""Minutes of an injected world before it and after it."""
+ATTRIBUTION_S = 25.0
+WORLD = World(
+    n_users=1_000,
+    n_items=1_000,
+    history_median=100,
+    history_days=0.5,
+    slates_per_s=5,
+    click_delay_s=8,
+    click_delay_max_s=ATTRIBUTION_S,
+)
+BEFORE_MIN, AFTER_MIN = 90 + 1 / 3, 30
+"""Minutes of an injected world before it and after it; it comes within a window, not between two."""
 CALM_MIN, SEEDS = 480, (1, 2, 3)
 """Of a world in which nothing happens."""
 MINUTE_MS = 60_000
-POLL = 2_000
+SPARE_MIN = 10
+AT_ONCE = 100
+"""Events between two looks: some five seconds of event time."""
 WITHIN = 2
 """Windows within which an injection is to be seen."""
 
@@ -68,7 +79,7 @@ class Injection:
 
 INJECTIONS: dict[str, Injection] = {
     "CTR times two": Injection("ctr-jump", lambda at: (CtrJump(at, 1.6),)),
-    "clicks stop": Injection("clicks-stopped", lambda at: (DeadClicks(at, 1.0),)),
+    "clicks stop": Injection("clicks-stopped", lambda at: (DeadClicks(at, 1),)),
     "ids swap": Injection("ids-swapped", lambda at: (SwappedIds(at),)),
     "embeddings rotated": Injection("codes-jumped", during=_rotated),
     "indexer stalled": Injection("indexer-stalled", during=stalled_indexer),
@@ -84,7 +95,7 @@ def settings() -> Settings:
     return check(
         {
             "features": [{"name": "category", "of": "item"}, {"name": "device", "of": "context"}],
-            "stream": {"partitions": 2, "windows": {"click": 60_000}, "max_dead": 1.0},
+            "stream": {"partitions": 2, "windows": {"click": round(ATTRIBUTION_S * 1_000)}, "max_dead": 1.0},
             "model": {"dim": 16, "heads": 2, "mlp": [64, 32], "top_k": 16, "seed": 1},
             "trainer": {"batch_samples": 32, "publish_ms": 5_000, "capacity": 1 << 16, "threads": 1},
         }
@@ -96,72 +107,81 @@ class Found:
     """What a run showed."""
 
     at_ms: int
-    """When something was injected; the end of the stream where nothing was."""
+    """When something was injected; the end where nothing was."""
     alerts: list[Alert] = field(default_factory=list)
     n_silenced: Counter[str] = field(default_factory=Counter)
     n_rows: int = 0
     took_s: float = 0.0
 
-    def early(self) -> list[Alert]:
-        """Alerts of windows that were over before."""
-        return [a for a in self.alerts if a.raised_ms <= self.at_ms]
+    def judge(self, judge: Judge, rows: Sequence[Row]) -> None:
+        """What the rules say of windows."""
+        for row in rows:
+            judged = judge.add(row)
+            self.n_rows += 1
+            self.alerts += judged.raised
+            self.n_silenced.update(s.alert.rule for s in judged.silenced)
 
     def windows(self, rule: str) -> int | None:
-        """Windows until a rule's first alert; None if it has none."""
+        """Windows that closed from then on until a rule's first alert, that one too; None if it has none."""
         raised = [a for a in self.alerts if a.rule == rule and a.raised_ms > self.at_ms]
-        return math.ceil((raised[0].raised_ms - self.at_ms) / raised[0].size_ms) if raised else None
+        if not raised:
+            return None
+        first = raised[0]
+        return first.raised_ms // first.size_ms - self.at_ms // first.size_ms
 
 
-def run(world: World, rules: Rules, minutes: int, at_min: int, injection: Injection | None) -> Found:
-    """The pipeline over a world, with its windows judged as they close."""
+def run(world: World, rules: Rules, minutes: float, at_min: float, injection: Injection | None) -> Found:
+    """The pipeline over so many minutes of a world, with its windows judged as they close."""
     began = time.perf_counter()
-    n_slates = round(minutes * 60 * world.slates_per_s)
-    at_ms = world.start_ms + at_min * MINUTE_MS
-    drifts = injection.drifts(at_min / minutes) if injection else ()
+    n_slates = round(
+        (minutes + SPARE_MIN) * 60 * world.slates_per_s
+    )  # the stream does not end within these minutes
+    n_before = round(at_min * 60 * world.slates_per_s)
+    found = Found(world.start_ms + round(at_min * MINUTE_MS))
+    drifts = injection.drifts(n_before / n_slates) if injection else ()
     faults = injection.faults if injection else None
-    stream = lines(events(world, n_slates, drifts=drifts), faults, from_ms=at_ms)
+    stream = lines(events(world, n_slates, drifts=drifts), faults, from_ms=found.at_ms)
+    during = injection.during if injection else None
     chosen = settings()
     log = MemoryLog(chosen.stream.partitions)
     pipeline = Pipeline(chosen, log.source())
-    watched, judge, found = Watched(pipeline), Judge(rules), Found(at_ms)
+    watched, judge, clock_ms, n_shown = Watched(pipeline), Judge(rules), 0, 0
     with ExitStack() as stack:
-        is_due = injection is not None and injection.during is not None
-        while sent := list(islice(stream, POLL // 20)):
-            clock_ms = 0
-            for line in sent:
-                clock_ms = max(clock_ms, _append(log, line))
-            if is_due and clock_ms >= at_ms and injection is not None and injection.during is not None:
-                stack.enter_context(injection.during(pipeline))
-                is_due = False
-            while pipeline.pump(POLL):
+        while clock_ms < world.start_ms + minutes * MINUTE_MS:
+            for line in islice(stream, AT_ONCE):
+                event = _append(log, line)
+                if isinstance(event, Tick):
+                    clock_ms = event.at_ms
+                elif isinstance(event, Impression):
+                    n_shown += 1
+                    if n_shown == n_before + 1 and drifts:
+                        found.at_ms = event.at_ms
+            if during is not None and clock_ms >= found.at_ms:
+                stack.enter_context(during(pipeline))
+                during = None
+            while pipeline.pump(AT_ONCE):
                 pass
             watched.look()
             log.trim(pipeline.source.offsets)
-            for row in watched.take():
-                if row.start_ms < world.start_ms:
-                    continue
-                judged = judge.add(row)
-                found.n_rows += 1
-                found.alerts += judged.raised
-                found.n_silenced.update(s.alert.rule for s in judged.silenced)
+            found.judge(judge, [row for row in watched.take() if row.start_ms >= world.start_ms])
         watched.close()
     found.took_s = time.perf_counter() - began
     return found
 
 
-def _append(log: MemoryLog, line: bytes) -> int:
-    """Put a line into its partition, as a file is dealt; its event time, 0 for one that cannot be read."""
+def _append(log: MemoryLog, line: bytes) -> Event | None:
+    """Put a line into its partition, as a file is dealt; the event, None for one that cannot be read."""
     try:
         event = decode_event(line)
-    except ValueError:
+    except BadEvent:
         log.append(0, b"", line)
-        return 0
+        return None
     if isinstance(event, Tick):
         for p in range(log.partitions):
             log.append(p, b"", line)
-        return event.at_ms
-    log.append(partition_of(event.user, log.partitions), event.user.encode(), line)
-    return 0  # of what is far ahead too
+    else:
+        log.append(partition_of(event.user, log.partitions), event.user.encode(), line)
+    return event
 
 
 def injected(name: str, rules: Rules) -> tuple[list[str], bool, Found]:

@@ -46,11 +46,11 @@ class Adwin(Struct, frozen=True, tag_field="kind", tag="adwin", forbid_unknown_f
         if len(before) < self.least_before or now.value is None:
             return unknown()
         detector = _river("ADWIN")(delta=self.delta, clock=1, min_window_length=3)
-        z = standardised([*before, now], self.least_before)
-        for x in z:
+        for n, x in enumerate(standardised([*before, now], self.least_before), 1):
             detector.update(x)
-        new = max(1, int(detector.width))
-        return _changed(detector.drift_detected, before, now, len(z) - new, self.direction)
+            if detector.drift_detected:
+                return _changed(before, now, n - int(detector.width), self.direction)
+        return _same(before)
 
 
 class PageHinkley(Struct, frozen=True, tag_field="kind", tag="page-hinkley", forbid_unknown_fields=True):
@@ -68,9 +68,11 @@ class PageHinkley(Struct, frozen=True, tag_field="kind", tag="page-hinkley", for
             return unknown()
         # The mean is that of all windows so far, with nothing forgotten: there are few.
         test = _river("PageHinkley")(self.least_before, self.delta, self.threshold, 1.0, self.direction)
-        for x in standardised([*before, now], self.least_before):
+        for n, x in enumerate(standardised([*before, now], self.least_before)):
             test.update(x)
-        return _changed(test.drift_detected, before, now, len(before), self.direction)
+            if test.drift_detected:
+                return _changed(before, now, n, self.direction)
+        return _same(before)
 
 
 class Kswin(Struct, frozen=True, tag_field="kind", tag="kswin", forbid_unknown_fields=True):
@@ -89,7 +91,9 @@ class Kswin(Struct, frozen=True, tag_field="kind", tag="kswin", forbid_unknown_f
         # the draw from the older ones is seeded: the same windows get the same verdict
         test = _river("KSWIN")(self.alpha, n, self.newest, seed=0, window=last[:-1])
         test.update(last[-1])
-        return _changed(test.drift_detected, before, now, len(before) + 1 - self.newest, self.direction)
+        if test.drift_detected:
+            return _changed(before, now, len(before) + 1 - self.newest, self.direction)
+        return _same(before)
 
 
 def standardised(values: Sequence[Value], n_first: int) -> list[float]:
@@ -99,13 +103,19 @@ def standardised(values: Sequence[Value], n_first: int) -> list[float]:
     return [max(-FARTHEST, min(FARTHEST, (x - middle) / spread)) if spread else 0.0 for x in known]
 
 
-def _changed(
-    has_changed: bool, before: Sequence[Value], now: Value, at: int, direction: Direction
-) -> Verdict:
-    """The verdict on windows of which those from ``at`` on are of another level."""
+def _changed(before: Sequence[Value], now: Value, at: int, direction: Direction) -> Verdict:
+    """The verdict on windows of which those from ``at`` on are of another level.
+
+    Whether or not it is the wanted direction, what was before says no more. Nor does it matter with which window river
+    saw the change: had it been seen before, the windows before it would not be here any more.
+    """
     known = [value.value or 0.0 for value in (*before, now)]
     at = min(max(at, 1), len(known) - 1)
     old, new = fmean(known[:at]), fmean(known[at:])
-    wanted = direction == "both" or (new > old) == (direction == "up")
-    _, spread = middle_of(before)
-    return Verdict(has_changed and wanted, old, spread, restart=has_changed)
+    is_wanted = direction == "both" or (new > old) == (direction == "up")
+    return Verdict(is_wanted, old, middle_of(before)[1], restart=True)
+
+
+def _same(before: Sequence[Value]) -> Verdict:
+    """The verdict on windows of one level."""
+    return Verdict(False, fmean(value.value or 0.0 for value in before), middle_of(before)[1])

@@ -187,7 +187,7 @@ def _check(rule: Rule, by_id: dict[str, Rule], where: str) -> None:
             expected = f"a name of monitor/measures.py ({known or 'quality.ne.click ...'})"
             raise RulesError(f"{where}: metrics: expected {expected}, got {name!r}") from None
         is_of = name.count(".") > 1
-        if is_of and not measure.of or not is_of and measure.of not in ("", "reason"):
+        if (is_of and not measure.of) or (not is_of and measure.of not in ("", "reason")):
             expected = (
                 f"{measure.name}.{measure.of.upper()} or {measure.name}.*" if measure.of else measure.name
             )
