@@ -4,7 +4,7 @@
 >>> rules["clicks-stopped"].severity, "ne-worse" in rules.explained_by("clicks-stopped")
 ('page', True)
 >>> [rule.id for rule in rules.of("data.coverage.click", 60_000)]
-['clicks-stopped', 'ctr-jump']
+['ctr-jump', 'clicks-stopped', 'ctr-drop']
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ def test_a_dead_click_stream_is_one_alert(seed: int) -> None:
     assert alerts[0].start_ms == 40 * MINUTE
     assert [a.cleared_ms for each in found for a in each.cleared] == [51 * MINUTE]
     assert judge.open == []
-    assert {s.alert.rule for each in found for s in each.silenced} == {"ctr-jump", "calibration-off"}
+    assert {s.alert.rule for each in found for s in each.silenced} == {"ctr-drop", "calibration-off"}
 
 
 @given(seed=st.integers(0, 20), cut=st.integers(0, 240), back=st.integers(0, 30))
