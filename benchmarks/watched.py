@@ -68,7 +68,8 @@ class Watched:
             for sample in step.samples:
                 end = start + len(sample.labels) // len(self._pipeline.settings.kinds)
                 partition = sample.origin.partition
-                message = scored(sample, step.version, step.predicted.p[start:end])
+                p = step.predicted.p[start:end]
+                message = scored(sample, step.version, p, held=bool(step.why_held))
                 self._watch.scored(partition, self._n_scored[partition], message)
                 self._n_scored[partition] += 1
                 start = end
