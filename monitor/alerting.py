@@ -188,7 +188,7 @@ class Judge:
                     track.state = "silent"
                     if was == "waiting":
                         silenced.append(Silenced(track.alert, by))
-                elif track.is_open if was == "silent" else not self._must_wait(rule, track):
+                elif was == "silent" or not self._must_wait(rule, track):
                     track.state = "raised"
                     raised.append(cleared(track.alert, None))
             if not track.alert.is_open:

@@ -14,8 +14,9 @@ from instep.replay import Refresh, replay
 from instep.scorebook import HEADER, RECORD, Records
 from instep.stretch import StretchError, replay_stretch
 from monitor.alert import Alert, decode_alert
-from stream.events import Impression, Tick, decode_event, encode_event
+from stream.events import Impression, Sample, Tick, decode_event, encode_event, key_of
 from stream.files import FileSource, write_events
+from stream.join import Joiner
 from tests.monitor.alerts import alert
 from tests.worlds import product, small
 
@@ -61,6 +62,18 @@ def stretches(ends: Mapping[int, int]) -> list[dict[int, tuple[int, int]]]:
     ]
 
 
+def completed(log: Path, stretch: Mapping[int, tuple[int, int]]) -> set[int]:
+    """Keys of the impressions whose samples the joiner gives out with a record of the stretch."""
+    joiners = {p: Joiner(S.join_rules(), S.fields, p) for p in range(S.stream.partitions)}
+    found = set()
+    for r in FileSource(log, S.stream.partitions).poll(10**9):
+        start, end = stretch.get(r.partition, (0, 0))
+        for out in joiners[r.partition].apply(r):
+            if isinstance(out, Sample) and start <= r.offset < end:
+                found.add(key_of("impression", out.impression))
+    return found
+
+
 @pytest.mark.parametrize("n", range(4))
 @pytest.mark.parametrize("poll", [7, 512])
 def test_it_scores_what_its_records_completed_as_it_was_scored_then(
@@ -70,6 +83,7 @@ def test_it_scores_what_its_records_completed_as_it_was_scored_then(
     found = replay_stretch(log, S, about(stretch), tmp_path / "out", poll=poll)
     got, every = scores(tmp_path / "out"), scores(whole)
     assert found["candidates"] == len(got) > 0
+    assert set(got["impression"].tolist()) == completed(log, stretch)
     assert got.tobytes() == every[np.isin(every["impression"], got["impression"])].tobytes()
     records = FileSource(log, S.stream.partitions).poll(10**9)
     inside = [r for r in records if (s := stretch.get(r.partition)) and s[0] <= r.offset < s[1]]

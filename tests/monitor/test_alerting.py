@@ -7,7 +7,7 @@ from itertools import permutations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitor.alert import Alert
@@ -110,6 +110,20 @@ def test_an_effect_alone_is_raised_as_soon_as_its_cause_could_have_shown() -> No
     assert raised([judge.add(late(1, 0))]) == ["effect"]
 
 
+def test_an_effect_waits_for_a_cause_that_takes_more_windows() -> None:
+    slow = Rules([rule("cause", "data.late", ("effect",), in_a_row=2), rule("effect", "data.dead")])
+
+    def both(minute: int, cause: float, effect: float) -> Row:
+        return row("data", minute, data_late=cause, data_dead=effect)
+
+    found = judged(Judge(slow), [both(0, 0, 0), both(1, 2, 2), both(2, 2, 2), both(3, 0, 0)])
+    assert raised(found) == ["cause"]
+    assert [s.by for each in found for s in each.silenced] == ["cause"]
+    found = judged(Judge(slow), [both(0, 0, 0), both(1, 2, 2), both(2, 0, 2)])
+    assert [n for n, each in enumerate(found) if each.raised] == [2]
+    assert raised(found) == ["effect"]
+
+
 def test_an_effect_does_not_wait_for_a_source_that_is_silent() -> None:
     judge = Judge(TWO)
     judged(judge, [late(0, 0), held(0, 0)])
@@ -170,6 +184,7 @@ def dead_hour(seed: int) -> list[Row]:
     return rows
 
 
+@settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 30))
 def test_a_dead_click_stream_is_one_alert(seed: int) -> None:
     judge = Judge(read_rules())
@@ -182,6 +197,7 @@ def test_a_dead_click_stream_is_one_alert(seed: int) -> None:
     assert {s.alert.rule for each in found for s in each.silenced} == {"ctr-drop", "calibration-off"}
 
 
+@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 20), cut=st.integers(0, 240), back=st.integers(0, 30))
 def test_a_restart_anywhere_changes_nothing(seed: int, cut: int, back: int) -> None:
     """The state is encoded, and windows that were judged before come again."""
@@ -206,6 +222,7 @@ def test_of_a_rule_that_is_gone_nothing_is_kept() -> None:
     assert raised([alone.add(held(1, 2))]) == ["effect"]
 
 
+@settings(deadline=None)
 @given(levels=st.lists(st.tuples(st.sampled_from([0.0, 2.0]), st.sampled_from([0.0, 2.0])), max_size=40))
 def test_alerts_of_a_rule_and_metric_follow_each_other_and_never_two_at_once(
     levels: list[tuple[float, float]],
