@@ -19,7 +19,6 @@ from pathlib import Path
 import torch
 
 from benchmarks.detectors import markdown
-from benchmarks.watched import Watched
 from instep.drifts import ConstantFeature, CtrJump, DeadClicks, Drift, NewCategory, SwappedIds
 from instep.faults import Faults, lines
 from instep.injections import rotate, stalled_indexer, stopped_trainer
@@ -30,6 +29,7 @@ from monitor.alert import Alert
 from monitor.alerting import Judge
 from monitor.row import Row
 from monitor.rules import Rules, read_rules
+from monitor.watch import Watch
 from stream.events import BadEvent, Event, Impression, Tick, decode_event
 from stream.files import partition_of
 from stream.log import MemoryLog
@@ -144,8 +144,8 @@ def run(world: World, rules: Rules, minutes: float, at_min: float, injection: In
     during = injection.during if injection else None
     chosen = settings()
     log = MemoryLog(chosen.stream.partitions)
-    pipeline = Pipeline(chosen, log.source())
-    watched, judge, clock_ms, n_shown = Watched(pipeline), Judge(rules), 0, 0
+    watch, judge, clock_ms, n_shown = Watch(chosen.watch_rules()), Judge(rules), 0, 0
+    pipeline = Pipeline(chosen, log.source(), watch=watch)
     with ExitStack() as stack:
         while clock_ms < world.start_ms + minutes * MINUTE_MS:
             for line in islice(stream, AT_ONCE):
@@ -161,10 +161,8 @@ def run(world: World, rules: Rules, minutes: float, at_min: float, injection: In
                 during = None
             while pipeline.pump(AT_ONCE):
                 pass
-            watched.look()
             log.trim(pipeline.source.offsets)
-            found.judge(judge, [row for row in watched.take() if row.start_ms >= world.start_ms])
-        watched.close()
+            found.judge(judge, [row for row in watch.take() if row.start_ms >= world.start_ms])
     found.took_s = time.perf_counter() - began
     return found
 

@@ -168,7 +168,8 @@ class Pipeline:
                 self.index.apply(refresh(publication, self.learner.table.planes))
                 if self._watch is not None:
                     self._watch.published(publication, record.offset + 1)
-                    self._watch.indexed(publication.version, publication.at_ms)
+                    if self.index.version == publication.version:  # which a stalled index does not have
+                        self._watch.indexed(publication.version, publication.at_ms)
         self.model.trim(self._published.offsets)
 
     def counts(self) -> Counter[str]:

@@ -91,12 +91,12 @@ def test_a_stalled_indexer_stands_still_while_training_goes_on_and_catches_up(
             pipeline.pump(16)
         assert pipeline.index.version == at
         assert pipeline.loop.version.step > step
-        assert pipeline.loop.published is not None
+        assert pipeline.loop.said.published is not None
         assert at is not None
-        assert pipeline.loop.published > at
-    assert pipeline.index.version == pipeline.loop.published
+        assert pipeline.loop.said.published > at
+    assert pipeline.index.version == pipeline.loop.said.published
     assert to_the_end(pipeline) == untouched
-    assert pipeline.index.version == pipeline.loop.published
+    assert pipeline.index.version == pipeline.loop.said.published
 
 
 def test_a_stopped_trainer_learns_nothing_and_then_all_of_it_to_the_same_bits(
