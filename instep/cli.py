@@ -32,7 +32,12 @@ app.add_typer(installation)
 app.add_typer(studies)
 
 Seed = Annotated[int, typer.Option(min=0)]
-DriftName = Literal["none", "moved", "arrivals", "shifted", "relabelled", "dead"]
+# fmt: off
+DriftName = Literal[
+    "none", "moved", "arrivals", "shifted", "relabelled", "dead",
+    "doubled", "swapped", "constant", "category", "poison",
+]
+# fmt: on
 """The names of ``instep.drifts.DRIFTS``, which takes numpy to read."""
 
 
@@ -61,10 +66,19 @@ def replay(
         Path | None, typer.Option(help=f"The {SETTINGS_NAME} beside the log if not given.")
     ] = None,
     poll: Annotated[int, typer.Option(min=1, help="Records read at a time; changes nothing else.")] = 512,
+    from_alert: Annotated[
+        str | None,
+        typer.Option(metavar="ID", help="Score only the events of an alert's windows; see --alerts."),
+    ] = None,
+    alerts: Annotated[Path | None, typer.Option(help="The record in which that alert is.")] = None,
 ) -> None:
     """Run the whole loop over a log as fast as it can, and print what the model would have scored."""
+    if (from_alert is None) != (alerts is None):
+        raise typer.BadParameter("expected both --from-alert and --alerts, or neither, got one")
     from instep import replay as replaying
     from instep.pipeline import TooManyDeadError
+    from instep.stretch import replay_stretch
+    from monitor.record import find_alert
 
     chosen = settings_of(settings, log)
     changes = {"unit": model, "search": search, "seed": seed}
@@ -81,9 +95,11 @@ def replay(
                 note += f"  AUC {now.recent['auc']:.4f}  NE {now.recent['ne']:.4f}"
             bar.update(task, total=now.bytes_total, completed=now.bytes_done, note=note)
 
-        found = replaying.replay(
-            log, chosen, out, checkpoint=checkpoint, refresh=held, poll=poll, on_progress=show
-        )
+        how: dict[str, Any] = {"checkpoint": checkpoint, "refresh": held, "poll": poll, "on_progress": show}
+        if from_alert is not None and alerts is not None:
+            found = replay_stretch(log, chosen, find_alert(alerts, from_alert), out, **how)
+        else:
+            found = replaying.replay(log, chosen, out, **how)
     _print(console, found)
     typer.echo(f"written to {out / 'metrics.json'}")
     # Of a short log too few are dead to stop the loop on the way; here the whole of it is known.
@@ -124,6 +140,7 @@ def simulate(
     """Write the event log of a simulated product, and beside it the truth, by which the best possible AUC is known."""
     from instep import truth as truth_file
     from instep.drifts import DRIFTS
+    from instep.faults import FAULTS, lines
     from instep.simulator import Truth, World, events
     from trainer.scores import auc
 
@@ -135,7 +152,9 @@ def simulate(
     }
     if len(declared) > 1:
         raw["stream"] = {"windows": world.windows}
-    stream = events(world, slates, drifts=DRIFTS[drift], truth=truth)
+    at, faults = FAULTS.get(drift, (0.0, None))
+    shown = events(world, slates, drifts=DRIFTS[drift], truth=truth)
+    stream = lines(shown, faults, truth=truth, from_ms=world.moment_ms(at, slates))
     told = write_log(out, lambda path: _events_to(path, stream), raw)
     truth_file.save(truth, out / truth_file.NAME)
     typer.echo(told)
@@ -205,12 +224,15 @@ def _expected() -> tuple[type[Exception], ...]:
     from instep.reading import BadDataset
     from instep.scorebook import ScorebookError
     from instep.settings import SettingsError
+    from instep.stretch import StretchError
     from instep.study.conduct import StudyError
     from instep.study.folder import StudyError as BadStudy
     from instep.study.pool import TaskError
     from instep.study.spool import SpoolError
     from instep.truth import TruthError
     from instep.world import BadWorld
+    from monitor.record import RecordError
+    from monitor.rules import RulesError
     from ranker.client import RankerError
     from stream.log import LogError, Unavailable
     from stream.redis_client import RedisSettingsError
@@ -220,8 +242,9 @@ def _expected() -> tuple[type[Exception], ...]:
 
     of_files = (LogError, BadDataset, CheckpointError, ScorebookError, RankerError, OSError)
     of_studies = (StudyError, BadStudy, TaskError, SpoolError, TruthError)
+    of_alerts = (StretchError, RecordError, RulesError)
     others = (SettingsError, RedisSettingsError, BadWorld, BadOrder, TooManyDeadError, TableFull, Unavailable)
-    return (*others, *of_files, *of_studies)
+    return (*others, *of_files, *of_studies, *of_alerts)
 
 
 def _in_one_line(error: Exception) -> str:

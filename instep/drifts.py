@@ -64,7 +64,40 @@ class DeadClicks:
     until: float
 
 
-Drift = NewItems | ShiftedInterests | MovedItems | RelabelledItems | CtrJump | DeadClicks
+@dataclass(frozen=True)
+class SwappedIds:
+    """The product names every item by the id of another, in slates and actions alike; what they are stays."""
+
+    at: float
+
+
+@dataclass(frozen=True)
+class ConstantFeature:
+    """The device of every slate is the first of them from ``at`` to ``until``."""
+
+    at: float
+    until: float = 1.0
+
+
+@dataclass(frozen=True)
+class NewCategory:
+    """``share`` times as many items as there are join the catalogue, all with one label that was not there."""
+
+    at: float
+    share: float = 0.05
+
+
+Drift = (
+    NewItems
+    | ShiftedInterests
+    | MovedItems
+    | RelabelledItems
+    | CtrJump
+    | DeadClicks
+    | SwappedIds
+    | ConstantFeature
+    | NewCategory
+)
 """What changes the world. ``at`` and ``until`` are fractions of the slates of a stream."""
 
 
@@ -75,10 +108,17 @@ DRIFTS: dict[str, tuple[Drift, ...]] = {
     "shifted": (ShiftedInterests(0.5),),
     "relabelled": (RelabelledItems(0.5),),
     "dead": (DeadClicks(0.5, 0.6),),
+    "doubled": (CtrJump(0.5, 1.6),),
+    "swapped": (SwappedIds(0.5),),
+    "constant": (ConstantFeature(0.5),),
+    "category": (NewCategory(0.5),),
+    "poison": (),
 }
 """What ``instep simulate --drift`` can make happen: three tenths of the items take another topic half way; a twentieth
 more items at five moments of the second half; a third of the users get new interests; a fifth of the items another
-label; for a tenth of the stream no click is written."""
+label; for a tenth of the stream no click is written. And half way: the click rate of the default world doubles; ids
+name other items; the device is always the same; a twentieth more items come, in a category of their own. What is
+wrong with the lines of ``poison`` is in `instep.faults.FAULTS`."""
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,10 @@ class Faults:
                 raise BadWorld(f"faults: {name}: expected 0..1, got {getattr(self, name)}")
 
 
+FAULTS: dict[str, tuple[float, Faults]] = {"poison": (0.5, Faults(0, 0, broken=0.1))}
+"""What is wrong with the lines of a drift of `instep.drifts.DRIFTS`, and from which fraction of the stream on."""
+
+
 def lines(
     events: Iterable[Event],
     faults: Faults | None = None,

@@ -60,6 +60,8 @@ class Pipeline:
         Called with each batch that was learned.
     watch
         Is told of all that would be on the topics, for whoever asks it for its rows.
+    saves
+        Whether checkpoints are written too; without, the folder is only gone on from.
 
     Raises
     ------
@@ -75,6 +77,7 @@ class Pipeline:
         on_step: Callable[[Step], None] | None = None,
         refresh_every: int = 1,
         watch: Watch | None = None,
+        saves: bool = True,
     ) -> None:
         self.settings = settings
         self.source = source
@@ -83,7 +86,7 @@ class Pipeline:
         self.dead: Counter[str] = Counter()
         self.last_dead: Dead | None = None
         self.n_candidates = 0
-        self._path = path
+        self._path = path if saves else None
         self._on_step = on_step
         self.on_save: Callable[[], None] | None = None
         """Called before a checkpoint is written, to save what must not be behind it."""
@@ -165,7 +168,8 @@ class Pipeline:
                 self.index.apply(refresh(publication, self.learner.table.planes))
                 if self._watch is not None:
                     self._watch.published(publication, record.offset + 1)
-                    self._watch.indexed(publication.version, publication.at_ms)
+                    if self.index.version == publication.version:  # which a stalled index does not have
+                        self._watch.indexed(publication.version, publication.at_ms)
         self.model.trim(self._published.offsets)
 
     def counts(self) -> Counter[str]:

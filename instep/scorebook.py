@@ -83,8 +83,8 @@ class Scorebook:
         with path.open("r+b") as file:
             file.truncate(HEADER.size + n * self._record.itemsize)
 
-    def add(self, step: Step) -> Records:
-        """Note what was predicted of a batch; returns its records ``[N]``."""
+    def add(self, step: Step, only: NDArray[np.bool_] | None = None) -> Records:
+        """Note what was predicted of a batch, or of those of its samples; returns the records ``[N]``."""
         batch = step.batch
         slate = batch.slate
         records = np.zeros(batch.n_candidates, self._record)
@@ -98,6 +98,8 @@ class Scorebook:
         for kind in range(self.n_kinds):
             p, label = of_kind(records, kind)
             p[:], label[:] = step.predicted.p[:, kind], batch.labels[:, kind] + late
+        if only is not None:
+            records = records[only[slate]]
         self.n += len(records)
         self._blocks.append(records)
         self._tail.append(records)

@@ -222,3 +222,14 @@ class RankerSettings(Struct, frozen=True, forbid_unknown_fields=True):
     weights: dict[str, Annotated[float, Meta(ge=-(10**6), le=10**6)]] = {}
     """What each kind is worth in a score, which is the sum over kinds of worth times probability; 0 for a kind that is
     not named. Without any the first kind alone, 1."""
+
+
+class MonitorSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """[monitor]: what is judged, and who is told. Times are wall time."""
+
+    rules: str = ""
+    """File of rules, in place of those of `monitor/alerts.toml`."""
+    webhook: Annotated[str, Meta(pattern=r"^(https?://.+)?$")] = ""
+    """URL to which alerts are posted. Secret: never shown, never saved, never logged."""
+    webhook_timeout_ms: Ms = 5_000
+    """Of one try."""

@@ -15,6 +15,7 @@ from instep.sections import (
     BreakerSettings,
     KafkaSettings,
     ModelSettings,
+    MonitorSettings,
     RankerSettings,
     RedisSettings,
     ServiceSettings,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:  # each is imported where it is made: a joiner needs no torch,
     from trainer.loop import LoopRules
 
 
-SECRET = ("kafka.client", "redis.client", "redis.url", "ranker.tokens")
+SECRET = ("kafka.client", "redis.client", "redis.url", "ranker.tokens", "monitor.webhook")
 """Settings whose values no error shows."""
 
 
@@ -55,6 +56,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     service: ServiceSettings = ServiceSettings()
     redis: RedisSettings = RedisSettings()
     ranker: RankerSettings = RankerSettings()
+    monitor: MonitorSettings = MonitorSettings()
 
     @property
     def fields(self) -> Fields:

@@ -20,13 +20,16 @@ from numpy.typing import NDArray
 
 from instep.drifts import (
     Change,
+    ConstantFeature,
     CtrJump,
     DeadClicks,
     Drift,
     MovedItems,
+    NewCategory,
     NewItems,
     RelabelledItems,
     ShiftedInterests,
+    SwappedIds,
     schedule,
 )
 from instep.truth import Truth
@@ -35,13 +38,16 @@ from stream.events import Action, Candidate, Event, Impression, Tick, Value
 
 __all__ = [
     "BadWorld",
+    "ConstantFeature",
     "CtrJump",
     "DeadClicks",
     "Drift",
     "MovedItems",
+    "NewCategory",
     "NewItems",
     "RelabelledItems",
     "ShiftedInterests",
+    "SwappedIds",
     "Truth",
     "World",
     "events",
@@ -129,6 +135,7 @@ class _Stream:
         self.world, self.n_slates, self.truth = world, n_slates, truth
         self.items = Items(world)
         self._features: list[dict[str, Value]] = []
+        self._ids: list[str] = []
         self._add_items(world.n_items, world.rng(0))
         self.users = Users(world, world.rng(1))
         self._history = draw_histories(self.users, self.items, world.rng(2))
@@ -138,6 +145,7 @@ class _Stream:
         self._names = [f"u{u}" for u in range(world.n_users)]
         self._logit = 0.0
         self._dead = False
+        self._constant = False
         self._now = world.start_ms
         self._n = 0
         # What is still to come: a Tick has no user, and its successor is due when it is.
@@ -198,8 +206,8 @@ class _Stream:
                 impression,
                 self._names[user[b]],
                 int(at_ms[b]),
-                [Candidate(f"i{i}", self._features[i]) for i in items.tolist()],
-                {"device": DEVICES[device[b]]},
+                [Candidate(self._ids[i], self._features[i]) for i in items.tolist()],
+                {"device": DEVICES[0 if self._constant else device[b]]},
             )
             for place in np.flatnonzero(clicked).tolist():
                 when = int(at_ms[b] + delay_ms[b, shown[place]])
@@ -282,16 +290,18 @@ class _Stream:
                 yield self._action(user, item, when, impression, kind)
 
     def _action(self, user: int, item: int, at_ms: int, impression: str | None, kind: str) -> Action:
-        return Action(kind, self._names[user], f"i{item}", at_ms, impression, self._features[item])
+        return Action(kind, self._names[user], self._ids[item], at_ms, impression, self._features[item])
 
     def _change(self, change: Change) -> None:
         rng = self.world.rng(4, change.n)
         match change.drift:
             case NewItems(share=share):
-                before = len(self.items.topic)
-                self._add_items(max(round(before * share), 1), rng)
-                if self.truth is not None:
-                    self.truth.new_items.update(f"i{i}" for i in range(before, len(self.items.topic)))
+                self._arrive(share, rng)
+            case NewCategory(share=share):
+                label = int(self.items.category.max()) + 1
+                for i in self._arrive(share, rng):
+                    self.items.category[i] = label
+                    self._features[i] = {"category": f"c{label}"}
             case ShiftedInterests() as drift:
                 self._shift(drift, rng)
             case MovedItems(share=share):
@@ -311,6 +321,27 @@ class _Stream:
                 self._logit += logit
             case DeadClicks():
                 self._dead = not change.over
+            case ConstantFeature():
+                self._constant = not change.over
+            case SwappedIds():
+                self._swap(rng)
+
+    def _arrive(self, share: float, rng: Rng) -> range:
+        """More items, in proportion to those that there are; their numbers."""
+        before = len(self.items.topic)
+        self._add_items(max(round(before * share), 1), rng)
+        added = range(before, len(self.items.topic))
+        if self.truth is not None:
+            self.truth.new_items.update(self._ids[i] for i in added)
+        return added
+
+    def _swap(self, rng: Rng) -> None:
+        """Every item takes the id of the next one in a random ring."""
+        ring = rng.permutation(len(self._ids)).tolist()
+        ids = list(self._ids)
+        for i, other in zip(ring, [*ring[1:], ring[0]], strict=True):
+            self._ids[i] = ids[other]
+        self._learn_topics(np.arange(len(self._ids)))
 
     def _shift(self, drift: ShiftedInterests, rng: Rng) -> None:
         users = _some(self.world.n_users, drift.share, rng)
@@ -326,13 +357,14 @@ class _Stream:
         self.items.add(n, rng)
         added = np.arange(len(self.items.topic) - n, len(self.items.topic))
         self._features += [{"category": f"c{c}"} for c in self.items.category[added].tolist()]
+        self._ids += [f"i{i}" for i in added.tolist()]
         self._learn_topics(added)
 
     def _learn_topics(self, items: Ints) -> None:
         if self.truth is None:
             return
         for i, topic in zip(items.tolist(), self.items.topic[items].tolist(), strict=True):
-            self.truth.topics[f"i{i}"] = topic
+            self.truth.topics[self._ids[i]] = topic
 
 
 def _some(n: int, share: float, rng: Rng) -> Ints:

@@ -124,6 +124,10 @@ class World:
         click_ms = round(self.click_delay_max_s * 1_000)
         return {k: click_ms + (k == "like") * round(self.like_delay_max_s * 1_000) for k in self.kinds}
 
+    def moment_ms(self, at: float, n_slates: int) -> int:
+        """About when that fraction of so many slates has been shown."""
+        return self.start_ms + round(at * n_slates / self.slates_per_s * 1_000)
+
     def category_of(self, topics: Ints) -> Ints:
         """The true category of each topic, int64 like ``topics``."""
         return topics // (self.n_topics // self.n_categories)

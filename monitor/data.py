@@ -26,6 +26,15 @@ from monitor.windows import Reference
 from stream.events import Sample
 from trainer.batch import boundaries
 
+_ODD = np.uint64(0x9E3779B97F4A7C15)
+"""Times an item's key, before a feature's is laid over it."""
+
+
+def paired(field: str) -> str:
+    """The name under which pairs of an item and this feature are counted."""
+    return f"item+{field}"
+
+
 REASONS = ("late", "duplicate", "dead", "orphan")
 """What may become of a record but use: how the names of the joiner's counts begin."""
 
@@ -82,6 +91,10 @@ class DataWindow:
         each = np.arange(len(shown) + 1)
         for f, name in enumerate(known.item_fields):
             self._add_keys(name, np.ascontiguousarray(items[:, f]), first, minute, known.seen)
+            if f > 0:  # which item has which feature
+                pairs = items[:, 0] * _ODD ^ items[:, f]
+                self.keys.setdefault(paired(name), KeyCounts()).add(pairs)
+                known.seen[paired(name)].add(pairs, minute)
         for f, name in enumerate(known.side_fields):
             self._add_keys(name, np.ascontiguousarray(side[:, f]), each, minute, known.seen)
         self.tally.add("shown", cells_of(np.ascontiguousarray(items[:, 0])))
@@ -163,6 +176,9 @@ class DataWindow:
                 found[intern(f"data.psi.{name}")] = psi(bins, before)
             if unseen:
                 found[intern(f"data.unseen.{name}")] = self._unseen(name, n_slates, known.seen[name].fill)
+        if unseen:
+            for name in known.item_fields[1:]:
+                found[intern(f"data.changed.{name}")] = self._changed(name, n_slates, known)
         if (before := reference.of("bins..served")) is not None and "bins..served" in self.tally.arrays:
             found["data.score_psi"] = psi(self.tally.arrays["bins..served"], before)
         return found
@@ -198,6 +214,16 @@ class DataWindow:
         if n == 0 or fill > FULL:
             return Value(None, n)
         share = min(new / n / (1 - fill**3), 1.0)
+        return Value(share, n, float(np.sqrt(share * (1 - share) / n_slates)))
+
+    def _changed(self, name: str, n_slates: int, known: Known) -> Value:
+        """Candidates whose item was seen, but not with this feature: of new pairs, those of new items are taken off."""
+        pairs, n = self.tally.get(f"unseen.{paired(name)}", (2,)).tolist()
+        new = self.tally.get(f"unseen.{known.item_fields[0]}", (2,)).tolist()[0]
+        fill = known.seen[paired(name)].fill
+        if n == 0 or fill > FULL:
+            return Value(None, n)
+        share = min(max(pairs - new, 0) / n / (1 - fill**3), 1.0)
         return Value(share, n, float(np.sqrt(share * (1 - share) / n_slates)))
 
     def encode(self) -> DataState:

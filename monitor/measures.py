@@ -89,6 +89,8 @@ MEASURES: tuple[Measure, ...] = (
          "Candidates whose key in this field was never seen before the minute."),
         ("behaviours", "behaviours", "", "slates", 20, "",
          "Mean length of the sequences before an impression."),
+        ("changed", "features changed", "field", "candidates", 200, "share",
+         "Candidates of known items whose feature was never seen with that item: near 1 when ids are swapped."),
         ("psi", "PSI", "field", "slates", 300, "",
          "Population stability index of a field's keys against the windows before, less what chance makes of it."),
         ("entropy", "entropy of a field", "field", "candidates", 200, "bits",

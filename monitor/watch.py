@@ -19,7 +19,7 @@ from collections import deque
 
 import msgspec
 
-from monitor.data import DataWindow
+from monitor.data import DataWindow, paired
 from monitor.freshness import Freshness
 from monitor.known import Known
 from monitor.lanes import SampleLane, ScoreLane
@@ -61,7 +61,7 @@ class Watch:
             rules.item_fields,
             rules.side_fields,
             rules.k,
-            {name: Seen() for name in rules.item_fields + rules.side_fields},
+            {name: Seen() for name in _names(rules)},
             Popular(),
         )
         self._samples = {p: SampleLane() for p in rules.partitions}
@@ -274,7 +274,7 @@ class Watch:
         )
 
     def _load(self, state: WatchState) -> None:
-        declared = self.rules.item_fields + self.rules.side_fields
+        declared = _names(self.rules)
         if set(state.samples) != set(self._samples) or set(state.seen) != set(declared):
             raise ValueError(
                 f"watch: expected the state of partitions {sorted(self._samples)} and fields {sorted(declared)}, "
@@ -292,3 +292,8 @@ class Watch:
         self._published.load(state.published)
         self._freshness = Freshness(state.freshness)
         self._ranges, self._closed = state.ranges, state.closed
+
+
+def _names(rules: WatchRules) -> tuple[str, ...]:
+    """What is remembered since when it is known: keys of fields, and pairs of an item and its feature."""
+    return *rules.item_fields, *rules.side_fields, *map(paired, rules.item_fields[1:])

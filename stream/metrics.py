@@ -140,6 +140,15 @@ METRICS = (
         ("outcome",),
     ),
     Metric("instep_audit_bits_total", "counter", "Bits in which these differed; 0 is in step.", ("outcome",)),
+    # monitor
+    Metric("instep_alerts_total", "counter", "Alerts raised.", ("rule", "severity")),
+    Metric("instep_alerts_open", "gauge", "Alerts that are raised and not over.", ("severity",)),
+    Metric(
+        "instep_webhook_posts_total",
+        "counter",
+        "Alerts sent to the webhook (sent), tries that did not work (failed), alerts that were let go (lost).",
+        ("outcome",),
+    ),
 )
 
 _KINDS = {"counter": Counter, "gauge": Gauge}

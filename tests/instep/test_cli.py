@@ -13,14 +13,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from msgspec.structs import replace
 
 from instep import cli
+from instep.console import LOG_NAME
 from instep.study import folder
 from instep.study.report import render
+from monitor.record import AlertRecord
 from stream.events import Action, Impression
-from stream.files import write_events
+from stream.files import FileSource, write_events
 from tests.instep.commands import Ran, Refused, Run, a_log, metrics, told
 from tests.instep.study import made
+from tests.monitor.alerts import alert
 from tests.worlds import damage, product
 from trainer import checkpoint
 from trainer.model.units import UNITS
@@ -63,6 +67,7 @@ class TestHelp:
         code = f"""
 import sys
 from instep import cli
+from instep.console import LOG_NAME
 for command in ([], *{COMMANDS!r}):
     sys.argv = ["instep", *command, "--help"]
     try:
@@ -328,6 +333,21 @@ def test_a_log_without_slates_has_no_metrics_and_is_no_error(
     assert (found["candidates"], found["samples"]) == (0, 0)
 
 
+@pytest.mark.parametrize("drift", ["none", "swapped", "poison"])
+def test_a_world_that_drifts_is_simulated_as_asked(
+    done: Callable[..., str], tmp_path: Path, drift: str
+) -> None:
+    sizes = ("--slates", 60, "--users", 30, "--items", 120)
+    done("simulate", tmp_path / "plain", *sizes)
+    done("simulate", tmp_path / "drifted", *sizes, "--drift", drift)
+    plain, drifted = (
+        [r.value for r in FileSource(tmp_path / name / LOG_NAME, 1).poll(10**9)]
+        for name in ("plain", "drifted")
+    )
+    assert (drifted == plain) == (drift == "none")
+    assert (len(drifted) > len(plain)) == (drift == "poison")
+
+
 def test_what_is_simulated_is_replayed_and_gone_on_with(done: Callable[..., str], tmp_path: Path) -> None:
     world, sizes = tmp_path / "world", ("--users", 100, "--items", 160, "--slates", 200)
     shown = done("simulate", world, *sizes)
@@ -360,6 +380,31 @@ def test_what_is_simulated_is_replayed_and_gone_on_with(done: Callable[..., str]
     assert metrics(tmp_path / "other") == found
     newest = checkpoint.names(tmp_path / "c")[-1]
     assert str(checkpoint.load(tmp_path / "c", newest).version) == found["version"]
+
+
+def test_the_stretch_of_an_alert_is_replayed_by_its_id(
+    done: Callable[..., str], refused: Refused, tmp_path: Path
+) -> None:
+    log = a_log(tmp_path, product(120))
+    end = FileSource(log, 2).end()
+    record = AlertRecord(tmp_path / "alerts.jsonl")
+    record.add(which := replace(alert(1), offsets={p: (n * 9 // 10, n) for p, n in end.items()}))
+    record.close()
+    named = ("--from-alert", which.id, "--alerts", tmp_path / "alerts.jsonl")
+    done("replay", log, "--out", tmp_path / "whole")
+    shown = done("replay", log, "--out", tmp_path / "out", *named)
+    assert "written to" in shown
+    found = metrics(tmp_path / "out")
+    assert found["alert"] == which.id
+    assert 0 < found["candidates"] < metrics(tmp_path / "whole")["candidates"]
+    assert "expected both --from-alert and --alerts, or neither, got one" in refused(
+        "replay", log, "--out", tmp_path / "x", *named[:2]
+    )
+    line = refused("replay", log, "--out", tmp_path / "x", "--from-alert", "no", *named[2:])
+    assert (
+        line
+        == f"{tmp_path / 'alerts.jsonl'}: expected the id of an alert, got 'no'; the last are: {which.id}"
+    )
 
 
 def test_a_world_with_likes_is_told_kind_by_kind(

@@ -232,6 +232,7 @@ def test_a_transaction_may_take_longer_than_an_answer() -> None:
         ("redis", {"url": ["redis://:my-secret@cache"]}),
         ("ranker", {"tokens": ["a-token-that-is-long", "secret"]}),
         ("ranker", {"tokens": "my-secret"}),
+        ("monitor", {"webhook": "ftp://my-secret"}),
     ],
 )
 def test_no_error_shows_what_is_secret(section: str, wrong: dict[str, object]) -> None:

@@ -9,16 +9,20 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from instep import drifts
 from instep.drifts import (
+    ConstantFeature,
     CtrJump,
     DeadClicks,
     Drift,
     MovedItems,
+    NewCategory,
     NewItems,
     RelabelledItems,
     ShiftedInterests,
+    SwappedIds,
 )
-from instep.faults import BREAKS, Faults, lines
+from instep.faults import BREAKS, FAULTS, Faults, lines
 from instep.simulator import Truth, events
 from instep.world import BadWorld, Floats, Items, World
 from stream.events import Action, BadEvent, Event, Impression, Tick, decode_event, encode_event
@@ -32,6 +36,9 @@ DRIFTS: list[Drift] = [
     RelabelledItems(0.5),
     CtrJump(0.5),
     DeadClicks(0.5, 0.75),
+    SwappedIds(0.5),
+    ConstantFeature(0.5, 0.75),
+    NewCategory(0.5),
 ]
 
 
@@ -288,6 +295,68 @@ def test_a_dead_click_stream_loses_the_clicks_but_not_the_truth() -> None:
     assert len(lost) > 100
     assert [e for e in stream if not dead < e.at_ms < over] == [e for e in plain if not dead < e.at_ms < over]
     assert not [a for a in actions(stream) if dead + 60_000 < a.at_ms < over]
+
+
+def test_swapped_ids_name_other_items_and_nothing_else_changes() -> None:
+    (plain, before), (stream, truth) = run(), run(SMALL, N, SwappedIds(0.5))
+    assert all(np.array_equal(truth.p[i], before.p[i]) for i in truth.p)
+    ids: dict[str, str] = {}
+    was, now = impressions(plain), impressions(stream)
+    assert now[: N // 2] == was[: N // 2]
+    for old, new in zip(was[N // 2 :], now[N // 2 :], strict=True):
+        for a, b in zip(old.candidates, new.candidates, strict=True):
+            assert ids.setdefault(a.item, b.item) == b.item != a.item
+            assert a.features == b.features
+    assert len(set(ids.values())) == len(ids) > 300
+    assert all(truth.topics[new] == before.topics[old] for old, new in ids.items())
+    clicks = [
+        (a, b) for a, b in zip(actions(plain), actions(stream), strict=True) if a.at_ms > now[N // 2].at_ms
+    ]
+    assert len(clicks) > 100
+    assert all(b.item == ids[a.item] and b.features == a.features for a, b in clicks)
+
+
+def test_a_constant_feature_is_one_until_it_is_over() -> None:
+    (plain, before), (stream, truth) = run(), run(SMALL, N, ConstantFeature(0.5, 0.75))
+    assert all(np.array_equal(truth.p[i], before.p[i]) for i in truth.p)
+    devices = [i.context["device"] for i in impressions(stream)]
+    assert set(devices[N // 2 : 3 * N // 4]) == {"phone"}
+    rest = slice(0, N // 2), slice(3 * N // 4, N)
+    for part in rest:
+        assert devices[part] == [i.context["device"] for i in impressions(plain)[part]]
+        assert len(set(devices[part])) == 3
+
+
+def test_a_new_category_comes_with_new_items_alone() -> None:
+    stream, truth = run(SMALL, N, NewCategory(0.5, 0.2))
+    new = "c20"
+    assert len(truth.new_items) == 80
+    for n, impression in enumerate(impressions(stream)):
+        for candidate in impression.candidates:
+            assert (candidate.features["category"] == new) == (candidate.item in truth.new_items)
+            assert n >= N // 2 or candidate.features["category"] != new
+    shown = [c.features["category"] == new for i in impressions(stream)[N // 2 :] for c in i.candidates]
+    assert np.mean(shown) == pytest.approx(80 / 480, abs=0.05)
+    assert "c21" in labels(run(SMALL, N, NewCategory(0.2), NewCategory(0.5))[0]).values()
+
+
+def test_the_click_rate_of_the_default_world_doubles() -> None:
+    _, truth = run(replace(World(), n_users=300), 3_000, *drifts.DRIFTS["doubled"])
+    p = truth.arrays()[0]
+    half = len(p) // 2
+    assert p[half:].mean() / p[:half].mean() == pytest.approx(2, abs=0.15)
+
+
+def test_a_tenth_of_the_lines_is_broken_from_half_way_on() -> None:
+    stream, truth = run()
+    at, faults = FAULTS["poison"]
+    from_ms = SMALL.moment_ms(at, N)
+    got = list(lines(stream, faults, truth=truth, from_ms=from_ms))
+    assert not Counter(map(encode_event, stream)) - Counter(got)
+    n_after = sum(not isinstance(e, Tick) and e.at_ms >= from_ms for e in stream)
+    assert (len(got) - len(stream)) / n_after == pytest.approx(0.1, abs=0.03)
+    first = next(n for n, line in enumerate(got) if line != encode_event(stream[n]))
+    assert stream[first - 1].at_ms >= from_ms
 
 
 @pytest.mark.parametrize(

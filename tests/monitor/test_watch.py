@@ -16,7 +16,7 @@ from monitor.lanes import OutOfOrderError
 from monitor.measures import measure_of
 from monitor.row import Row
 from monitor.watch import Watch
-from stream.events import Sample, Tick, Version
+from stream.events import Sample, Tick, Version, key_of
 from tests.monitor.messages import MINUTE_MS, START_MS, Messages, feed, feed_all, make, rules
 from trainer.scores import auc, calibration, gauc, normalised_entropy
 
@@ -296,3 +296,38 @@ def test_what_is_served_is_as_old_as_the_version_was_when_it_scored_the_slate() 
     assert freshness.values(5_000_000)["freshness.served"].value == 9.5
     freshness.served(Version(0, 3), 4_999_600)  # so old that nobody knows how old
     assert "freshness.served" not in freshness.values(5_000_000)
+
+
+def test_features_that_were_never_seen_with_their_items_are_counted() -> None:
+    """From a minute on every other item comes with the next category, and two items are new."""
+    from_ms = START_MS + 75 * MINUTE_MS
+    order = [f"{i}" for i in range(5)]
+    next_of = {key_of("category", c): key_of("category", order[(i + 1) % 5]) for i, c in enumerate(order)}
+    born = {key_of("item", name): key_of("item", f"new{name}") for name in ("3", "4")}
+    messages = Messages({}, {p: [] for p in MESSAGES.scores})
+    shown: list[tuple[int, list[tuple[int, int]]]] = []
+    for p, records in MESSAGES.samples.items():
+        messages.samples[p] = []
+        for record in records:
+            if isinstance(record, Sample):
+                pairs = [(int(i), int(c)) for i, c in record.item_keys(2).tolist()]
+                if record.closed_ms >= from_ms:
+                    pairs = [(born.get(i, i), next_of[c] if i % 2 else c) for i, c in pairs]
+                    record = msgspec.structs.replace(record, items=np.array(pairs, np.uint64).tobytes())
+                shown.append((record.closed_ms // MINUTE_MS, pairs))
+            messages.samples[p].append(record)
+    rows = by_source(feed_all(Watch(rules()), messages).take())["data", MINUTE_MS]
+    n_told = 0
+    for row in rows:
+        if "data.changed.category" not in row.values:
+            continue
+        minute = row.start_ms // MINUTE_MS
+        before = {pair for at, pairs in shown if at < minute for pair in pairs}
+        items = {item for item, _ in before}
+        here = [pair for at, pairs in shown if at == minute for pair in pairs]
+        changed = sum(item in items and (item, c) not in before for item, c in here)
+        value = row.values["data.changed.category"]
+        assert value.n == len(here)
+        assert value.value == pytest.approx(changed / len(here), abs=1e-6)
+        n_told += changed
+    assert n_told > 10

@@ -1,0 +1,105 @@
+"""The record of alerts, a file of JSON lines: one when an alert is raised, one when it is over. An edge.
+
+The last line of an id is what is so. A line that was cut short by a crash is taken off at the next start; the judge,
+whose state is older then, raises that alert again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from monitor.alert import Alert, decode_alert, encode_alert
+
+
+class RecordError(ValueError):
+    """A record of alerts that cannot be read: where, what was expected, what came."""
+
+
+class AlertRecord:
+    """Adds alerts to a file, and knows the last ones in it.
+
+    Parameters
+    ----------
+    path
+        The file; it is made if it is not there. None keeps them in memory only.
+    n_most
+        Alerts that are remembered; the file holds all.
+
+    Raises
+    ------
+    RecordError
+        If a line of the file is no alert.
+    """
+
+    def __init__(self, path: Path | None = None, n_most: int = 1_000) -> None:
+        self._n_most = n_most
+        self._alerts: dict[str, Alert] = {}
+        if path is not None and path.exists():
+            _cut_torn_line(path)
+            for alert in read_alerts(path):
+                self._remember(alert)
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = path.open("ab") if path is not None else None
+
+    def add(self, alert: Alert) -> None:
+        """Keep an alert as it is now. What is so already is not written again."""
+        if self._alerts.get(alert.id) == alert:
+            return
+        self._remember(alert)
+        if self._file is not None:
+            self._file.write(encode_alert(alert) + b"\n")
+            self._file.flush()
+
+    @property
+    def alerts(self) -> list[Alert]:
+        """The last ones as they are now, in the order in which they were raised."""
+        return list(self._alerts.values())
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _remember(self, alert: Alert) -> None:
+        self._alerts[alert.id] = alert
+        if len(self._alerts) > self._n_most:
+            del self._alerts[next(iter(self._alerts))]
+
+
+def read_alerts(path: Path) -> list[Alert]:
+    """Every line of a record, in order: an alert that is over stands there twice.
+
+    Raises
+    ------
+    RecordError
+        With file and line, if one is no alert, or the file cannot be read.
+    """
+    alerts = []
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as e:
+        raise RecordError(f"{path}: expected a record of alerts, got: {e.strerror}") from None
+    for n, line in enumerate(lines, 1):
+        try:
+            alerts.append(decode_alert(line))
+        except (msgspec.DecodeError, UnicodeDecodeError) as e:
+            raise RecordError(f"{path}:{n}: expected an alert, got: {e}") from None
+    return alerts
+
+
+def find_alert(path: Path, alert_id: str) -> Alert:
+    """The alert of an id, as it was last. RecordError if there is none, with the last ids that there are."""
+    found = {alert.id: alert for alert in read_alerts(path)}
+    if alert_id not in found:
+        ids = ", ".join(list(found)[-5:]) or "none"
+        raise RecordError(f"{path}: expected the id of an alert, got {alert_id!r}; the last are: {ids}")
+    return found[alert_id]
+
+
+def _cut_torn_line(path: Path) -> None:
+    """Take off what stands behind the last line break."""
+    with path.open("r+b") as file:
+        raw = file.read()
+        file.truncate(raw.rfind(b"\n") + 1)

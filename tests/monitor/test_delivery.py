@@ -1,0 +1,62 @@
+"""Who is told of an alert, and how."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from monitor.alert import cleared
+from monitor.alerting import Judged, Silenced
+from monitor.delivery import Delivery
+from monitor.record import AlertRecord
+from stream.metrics import Metrics
+from tests.monitor.alerts import alert
+
+
+def figures(metrics: Metrics) -> dict[str, float]:
+    lines = [
+        line
+        for line in metrics.page().decode().splitlines()
+        if line.startswith(("instep_alerts_total", "instep_alerts_open"))
+    ]
+    return {
+        line.rsplit(" ", 1)[0].replace(',worker="monitor"', ""): float(line.split()[-1]) for line in lines
+    }
+
+
+def test_an_alert_is_logged_recorded_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    metrics, record = Metrics("monitor"), AlertRecord()
+    delivery = Delivery(record, metrics)
+    page, note = alert(1, "dead", severity="page"), alert(1)
+    delivery.tell(Judged((page, note), (), (Silenced(alert(1, "other"), "dead"),)))
+    assert record.alerts == [page, note]
+    assert figures(metrics) == {
+        'instep_alerts_total{rule="dead",severity="page"}': 1,
+        'instep_alerts_total{rule="late",severity="note"}': 1,
+        'instep_alerts_open{severity="page"}': 1,
+        'instep_alerts_open{severity="ticket"}': 0,
+        'instep_alerts_open{severity="note"}': 1,
+    }
+    assert [(r.levelname, r.getMessage().split()[1]) for r in caplog.records] == [
+        ("INFO", "is"),
+        ("ERROR", "raised"),
+        ("INFO", "raised"),
+    ]
+    assert page.reason in caplog.text
+    delivery.tell(Judged((), (cleared(page, 300_000),)))
+    assert record.alerts == [cleared(page, 300_000), note]
+    assert figures(metrics)['instep_alerts_open{severity="page"}'] == 0
+    delivery.close()
+
+
+def test_after_a_restart_what_the_judge_does_not_know_is_over() -> None:
+    metrics, record = Metrics("monitor"), AlertRecord()
+    for each in (alert(1), alert(2)):
+        record.add(each)
+    delivery = Delivery(record, metrics)
+    delivery.resume([alert(2), alert(3)], 600_000)
+    assert record.alerts == [cleared(alert(1), 600_000), alert(2), alert(3)]
+    assert figures(metrics)['instep_alerts_open{severity="note"}'] == 2
+    delivery.close()
