@@ -21,7 +21,7 @@ from instep.settings import Settings
 from instep.simulator import events
 from monitor.row import Row
 from monitor.watch import Watch
-from stream.events import Impression, Version
+from stream.events import Event, Impression, Tick, Version, encode_event
 from stream.files import FileSource, write_events
 from stream.log import MemoryLog
 from tests.worlds import WORLD, damage, make_log, product, small
@@ -364,3 +364,41 @@ class TestTooManyDead:
         """Enough to stop at the end."""
         used = sum(LOG.end().values())
         return round(used * s.stream.max_dead / (1 - s.stream.max_dead)) + 5
+
+
+def ordered(*orders: tuple[int, str]) -> MemoryLog:
+    """The log with orders in partition 0, before the slates of these numbers."""
+    wanted, sent, n_shown = dict(orders), list[Event | bytes](), 0
+    for event in SENT:
+        if isinstance(event, Impression):
+            if n_shown in wanted:
+                sent.append(encode_event(Tick(event.at_ms, wanted[n_shown])))
+            n_shown += 1
+        sent.append(event)
+    return make_log(sent, 2)
+
+
+def held(run: Run) -> list[str]:
+    return [s.impression for step in run.steps if step.why_held for s in step.samples]
+
+
+@pytest.mark.parametrize("last", ["release", "learn"])
+def test_a_person_holds_training_through_the_log_and_lets_it_go_on(tmp_path: Path, last: str) -> None:
+    log = ordered((40, "hold"), (90, last))
+    run = Run(log).finish()
+    names = held(run)
+    assert 10 < len(names) < N_SLATES - 20
+    assert run.pipeline.loop.n_samples == N_SLATES - (len(names) if last == "release" else 0)
+    assert run.pipeline.counts()["used.order"] == 2
+    assert Run(log).finish(7, 100).sha256 == run.sha256
+    # stopped while it holds, with a checkpoint, and gone on with
+    n = sum(log.end().values())
+    stopped = Run(log, path=tmp_path)
+    for _ in stopped.pumps(8):
+        if held(stopped):
+            break
+    stopped.pipeline.save()
+    again = Run(log, path=tmp_path).finish()
+    assert sum(again.pipeline.source.offsets.values()) == n
+    assert again.sha256 == run.sha256
+    assert again.pipeline.loop.n_samples == run.pipeline.loop.n_samples
