@@ -1,6 +1,7 @@
 "use strict";
 /* What all charts of a study share: its measures and how they are written, the looks of its runs, axes and their bounds. */
 const Plot = (() => {
+  const { known, grouped, mixed, axis, bounds, tick, short, exact } = Base;
   const POINTS = { scale: 100, digits: 2 };
   const MEASURES = {
     auc: { title: "AUC, points", ...POINTS },
@@ -18,7 +19,6 @@ const Plot = (() => {
   const SYMBOLS = ["circle", "rect", "triangle", "diamond"];
   const DASHES = ["solid", [7, 3], [2, 3]];
   const N_COLOURS = 8;
-  const known = (value) => value !== null && value !== undefined && Number.isFinite(value);
 
   /* {value, low, high} as shown, or null where there is no value. */
   function figure(run, key) {
@@ -29,10 +29,6 @@ const Plot = (() => {
     const bound = (value) => (known(value) ? value * scale : null);
     const [low, high] = [bound(found.low), bound(found.high)];
     return { value: found.value * scale, low: high === null ? null : low, high: low === null ? null : high };
-  }
-
-  function grouped(value, digits) {
-    return value.toLocaleString("en-US", { minimumFractionDigits: digits, maximumFractionDigits: digits }).replace("-", "−");
   }
 
   function write(value, key) {
@@ -106,12 +102,6 @@ const Plot = (() => {
     };
   }
 
-  function mixed(a, b, share) {
-    const parts = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
-    const [from, to] = [parts(a), parts(b)];
-    return `#${from.map((v, i) => Math.round(v + (to[i] - v) * share).toString(16).padStart(2, "0")).join("")}`;
-  }
-
   function base(theme) {
     return {
       animation: false,
@@ -121,30 +111,6 @@ const Plot = (() => {
         textStyle: { color: theme.ink, fontSize: 13 }, extraCssText: "box-shadow:none;border-radius:2px;",
       },
     };
-  }
-
-  function axis(theme, more) {
-    return {
-      axisLine: { show: false, lineStyle: { color: theme.rule } },
-      axisTick: { show: false, lineStyle: { color: theme.rule } },
-      splitLine: { lineStyle: { color: theme.grid } },
-      nameTextStyle: { color: theme.soft, fontSize: 12 },
-      ...more,
-      axisLabel: { color: theme.soft, hideOverlap: true, ...(more.axisLabel || {}) },
-    };
-  }
-
-  /* A round step, so that about n of them make the span. */
-  function step(span, n) {
-    const raw = span / n, power = 10 ** Math.floor(Math.log10(raw));
-    return power * ([1, 2, 2.5, 5].find((m) => m * power >= raw) ?? 10);
-  }
-
-  function bounds(values, n = 5, room = 0.04) {
-    let [low, high] = [Math.min(...values), Math.max(...values)];
-    if (!(high > low)) [low, high] = [low - (Math.abs(low) || 1) * 0.01, high + (Math.abs(high) || 1) * 0.01];
-    const span = high - low, by = step(span * (1 + 2 * room), n);
-    return { min: Math.floor((low - room * span) / by) * by, max: Math.ceil((high + room * span) / by) * by, interval: by };
   }
 
   function ends(found) {
@@ -165,29 +131,12 @@ const Plot = (() => {
     return raw.replace(/[{}|]/g, (c) => ({ "{": "(", "}": ")", "|": "/" })[c]).replace(/\s+/g, " ");
   }
 
-  function tick(value, interval) {
-    const digits = Math.max(0, Math.min(6, -Math.floor(Math.log10(interval) + 1e-9)));
-    return grouped(Math.abs(value) < interval * 1e-6 ? 0 : value, interval < 10 && (interval * 10 ** digits) % 1 > 1e-6 ? digits + 1 : digits);
-  }
-
   function logBounds(values) {
     const low = Math.min(...values) / 1.35, high = Math.max(...values) * 1.35, ticks = [];
     for (let p = Math.floor(Math.log10(low)); p <= Math.ceil(Math.log10(high)); p++) {
       for (const m of high / low > 300 ? [1] : [1, 2, 5]) if (m * 10 ** p >= low && m * 10 ** p <= high) ticks.push(m * 10 ** p);
     }
     return { min: low, max: high, ticks: ticks.length ? ticks : [low, high] };
-  }
-
-  function short(value) {
-    for (const [size, letter] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]]) {
-      if (Math.abs(value) >= size * 10 || (Math.abs(value) >= size && value % (size / 10) === 0)) return `${+(value / size).toPrecision(3)}${letter}`;
-    }
-    return `${+value.toPrecision(3)}`.replace("-", "−");
-  }
-
-  /* A place on the axis, not rounded to what is nice. */
-  function exact(value) {
-    return Math.abs(value) < 1e6 ? (+value.toPrecision(6)).toLocaleString("en-US", { maximumFractionDigits: 6 }).replace("-", "−") : short(value);
   }
 
   return {

@@ -1,16 +1,9 @@
 /* What the page does: draws its charts again for its width and colours, sorts its table, turns runs on and off. */
 (() => {
   const study = JSON.parse(document.getElementById("study").textContent);
-  const root = document.documentElement, wantsDark = matchMedia("(prefers-color-scheme: dark)");
+  const root = document.documentElement, { colours, press } = Base;
   const { ofLine, ofRun } = Plot.looks(study);
   const MANY = 8, SHOWN = 5;
-  let chosenTheme = "auto", printing = false;
-
-  function colours() {
-    const style = getComputedStyle(root), of = (name) => style.getPropertyValue(`--${name}`).trim();
-    const theme = Object.fromEntries(["paper", "raised", "ink", "soft", "rule", "grid", "sans"].map((name) => [name, of(name)]));
-    return { ...theme, colours: Array.from({ length: 8 }, (_, i) => of(`c${i}`)) };
-  }
 
   const pen = document.createElement("canvas").getContext("2d");
   function measure(text, bold) {
@@ -102,24 +95,7 @@
     }));
   }
 
-  function drawAll() {
-    const dark = !printing && (chosenTheme === "dark" || (chosenTheme === "auto" && wantsDark.matches));
-    root.toggleAttribute("data-dark", dark);
-    figures.forEach(draw);
-  }
-
-  function press(buttons, pressed) {
-    for (const button of buttons) button.setAttribute("aria-pressed", String(button === pressed));
-  }
-
-  const themes = document.querySelectorAll(".theme button");
-  for (const button of themes) {
-    button.addEventListener("click", () => {
-      chosenTheme = button.dataset.theme;
-      press(themes, button);
-      drawAll();
-    });
-  }
+  const drawAll = () => figures.forEach(draw);
   for (const it of figures) {
     const choices = it.figure.querySelectorAll(".choice button");
     for (const button of choices) {
@@ -155,8 +131,5 @@
       for (const it of figures) if (it.drawn !== `${it.figure.querySelector(".chart").clientWidth}`) draw(it);
     });
   }).observe(document.body);
-  wantsDark.addEventListener("change", drawAll);
-  addEventListener("beforeprint", () => { printing = true; drawAll(); });
-  addEventListener("afterprint", () => { printing = false; drawAll(); });
-  drawAll();
+  Base.theme(drawAll);
 })();

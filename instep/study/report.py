@@ -14,6 +14,7 @@ from instep.study.charts import Chart, charts
 from instep.study.results import Found, Study
 from instep.study.summary import headlines, summary
 from instep.study.text import MISSING, Cell, Column, columns, groups, reference_of
+from monitor.assets import asset, inside_script
 
 FOLDER = Path(__file__).parent
 
@@ -35,9 +36,9 @@ def render(study: Study) -> str:
         "command": text(study.command),
         "notes": _notes(study.notes),
         "data": data(study),
-        "style": _file("report.css"),
-        "engine": _file("vendor/echarts.min.js"),
-        "script": "".join(map(_file, ("plot.js", "charts.js", "report.js"))),
+        "style": asset("base.css") + _file("report.css"),
+        "engine": asset("echarts.min.js"),
+        "script": asset("base.js") + "".join(map(_file, ("plot.js", "charts.js", "report.js"))),
     }
     return Template(_file("report.html")).substitute(fill)
 
@@ -58,8 +59,7 @@ def figures(raw: str) -> str:
 
 def data(study: Study) -> str:
     """The study as JSON that may stand inside a script element: nothing in it ends one."""
-    raw = msgspec.json.encode(study).decode()
-    return re.sub(r"[<>&\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", raw)
+    return inside_script(msgspec.json.encode(study))
 
 
 def table(study: Study) -> str:

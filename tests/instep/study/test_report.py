@@ -13,7 +13,7 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 
-from instep.study import report
+import monitor
 from instep.study.charts import charts
 from instep.study.report import render
 from instep.study.results import Figure, Study, decode_study
@@ -22,7 +22,7 @@ from tests.instep.study import made
 from tests.instep.study.strategies import studies
 
 VOID = {"meta", "br", "img", "input", "link", "hr"}
-VENDOR = Path(report.__file__).parent / "vendor"
+VENDOR = Path(monitor.__file__).parent / "vendor"
 EVERY = pytest.mark.parametrize("make", made.EVERY)
 Make = Callable[[], Study]
 
