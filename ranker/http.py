@@ -8,27 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import hmac
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version as version_of
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from msgspec import Struct
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from ranker import api
+from ranker import answers, api
+from ranker.answers import JSON, Refused, converted, problem
 from ranker.ranker import NotReadyError
 from ranker.service import FULL, RankerService
 from stream.events import BadEvent, Id, Value
-from stream.metrics import Metrics
 
 T = TypeVar("T")
 
-JSON = "application/json"
 EXAMPLE_RANK = {
     "user": "ada",
     "candidates": [
@@ -55,7 +53,6 @@ def _features(name: str, example: dict[str, str]) -> dict[str, Any]:
     return {"name": name, "in": "query", "required": False, "content": content}
 
 
-_encode = msgspec.json.Encoder().encode
 _rank_request = msgspec.json.Decoder(api.RankRequest)
 _raw_events = msgspec.json.Decoder(api.RawEvents)
 _feature_object = msgspec.json.Decoder(dict[str, Value])
@@ -68,15 +65,6 @@ EXPLAIN = [
     _features("features", {"category": "sport"}),
     _features("context", {"device": "phone"}),
 ]
-
-
-class Refused(Exception):
-    """A request that is not answered: the status, and why."""
-
-    def __init__(self, status: int, error: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(error)
-        self.status = status
-        self.headers = headers
 
 
 def make_app(service: RankerService, *, tokens: Sequence[str] = (), max_body_bytes: int = 8 << 20) -> FastAPI:
@@ -98,26 +86,18 @@ def make_app(service: RankerService, *, tokens: Sequence[str] = (), max_body_byt
 
     app = FastAPI(title="instep ranker", version=version_of("instep"), lifespan=lifespan, redoc_url=None)
 
-    app.add_middleware(_Around, metrics=service.metrics, secrets=[token.encode() for token in tokens])
+    app.add_middleware(_Asked, secrets=[token.encode() for token in tokens])
+    app.add_middleware(answers.Counted, metrics=service.metrics)
 
-    @app.exception_handler(Refused)
-    async def refused(_: Request, e: Refused) -> Response:
-        return _problem(e.status, str(e), e.headers)
-
-    @app.exception_handler(404)
-    @app.exception_handler(405)
-    async def elsewhere(request: Request, e: Any) -> Response:
-        return _problem(
-            e.status_code, f"expected a path of /docs, got {request.method} {request.url.path}", e.headers
-        )
+    answers.say_what_is_wrong(app)
 
     @app.exception_handler(BadEvent)
     async def bad_event(_: Request, e: BadEvent) -> Response:
-        return _problem(400, str(e))
+        return problem(400, str(e))
 
     @app.exception_handler(NotReadyError)
     async def not_ready(_: Request, e: NotReadyError) -> Response:
-        return _problem(503, str(e), {"Retry-After": "1"})
+        return problem(503, str(e), {"Retry-After": "1"})
 
     @app.post("/v1/rank", **_described(api.RankRequest, api.RankResponse, EXAMPLE_RANK))
     async def rank(request: Request) -> Response:
@@ -125,7 +105,7 @@ def make_app(service: RankerService, *, tokens: Sequence[str] = (), max_body_byt
         asked = _decoded(_rank_request, await _body(request, max_body_bytes))
         answer = await service.rank(asked)
         service.metrics.add("instep_histories_total", outcome=answer.history.source)
-        return _answer(answer)
+        return answers.answer(answer)
 
     @app.post("/v1/events", **_described(api.Events, api.EventsResponse, EXAMPLE_EVENTS))
     async def events(request: Request) -> Response:
@@ -134,32 +114,34 @@ def make_app(service: RankerService, *, tokens: Sequence[str] = (), max_body_byt
         # thousands may come at once: not on the loop, where everyone would wait for them
         answer = await asyncio.to_thread(lambda: service.take(_decoded(_raw_events, body).events))
         refused = {result.error for result in answer.results}
-        return _answer(answer, 200 if answer.accepted or not refused else 503 if refused == {FULL} else 400)
+        return answers.answer(
+            answer, 200 if answer.accepted or not refused else 503 if refused == {FULL} else 400
+        )
 
     @app.get("/v1/similar/{item:path}", **_described(None, api.SimilarResponse, None, SIMILAR))
     async def similar(request: Request, item: str) -> Response:
         """The items whose codes are nearest, of those that this ranker was asked about of late."""
-        query = _query(request, api.SimilarQuery)
-        _converted(item, Id, "item")
+        query = answers.query(request, api.SimilarQuery)
+        converted(item, Id, "item")
         found = await service.lookups.similar(item, query.n)
         if found is None:
             raise Refused(404, f"item: expected one that was ranked or acted on of late, got {item!r}")
-        return _answer(found)
+        return answers.answer(found)
 
     @app.get("/v1/explain", **_described(None, api.ExplainResponse, None, EXPLAIN))
     async def explain(request: Request) -> Response:
         """Which behaviours a candidate attends over, how near they are and what they weigh."""
-        query = _query(request, api.ExplainQuery)
+        query = answers.query(request, api.ExplainQuery)
         features = _decoded(_feature_object, query.features.encode(), "features") if query.features else None
         context = _decoded(_feature_object, query.context.encode(), "context")
-        return _answer(await service.explain(query.user, query.item, features, context))
+        return answers.answer(await service.explain(query.user, query.item, features, context))
 
     @app.get("/version", **_described(None, api.VersionResponse, None))
     async def version() -> Response:
         """What this ranker answers with."""
         live = service.live
         age_ms = None if live.version is None else live.age_ms
-        return _answer(
+        return answers.answer(
             api.VersionResponse(app.version, live.version, live.index_version, age_ms, live.behind_ms)
         )
 
@@ -194,34 +176,19 @@ def make_app(service: RankerService, *, tokens: Sequence[str] = (), max_body_byt
     return app
 
 
-class _Around:
-    """Tokens before every request, counting behind it."""
+class _Asked:
+    """Tokens before every request."""
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, secrets: Sequence[bytes]) -> None:
+    def __init__(self, app: ASGIApp, secrets: Sequence[bytes]) -> None:
         self._app = app
-        self._metrics = metrics
         self._secrets = secrets
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        began_s, status = time.monotonic(), 500
-
-        async def sending(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        if self._secrets and scope["path"].startswith("/v1/") and not self._is_known(scope):
+        asks = scope["type"] == "http" and self._secrets and scope["path"].startswith("/v1/")
+        if asks and not self._is_known(scope):
             what = "authorization: expected a bearer token of those in ranker.tokens"
-            await _problem(401, what, {"WWW-Authenticate": "Bearer"})(scope, receive, sending)
-        else:
-            await self._app(scope, receive, sending)
-        path = getattr(scope.get("route"), "path", "other")
-        self._metrics.add("instep_requests_total", path=path, status=status)
-        self._metrics.observe("instep_request_seconds", time.monotonic() - began_s, path=path)
-        return None
+            return await problem(401, what, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
+        return await self._app(scope, receive, send)
 
     def _is_known(self, scope: Scope) -> bool:
         given = next((value for name, value in scope["headers"] if name == b"authorization"), b"")
@@ -246,28 +213,6 @@ def _decoded(decoder: msgspec.json.Decoder[T], raw: bytes, where: str = "body") 
         return decoder.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
         raise Refused(400, f"{where}: {e}") from None
-
-
-def _query(request: Request, kind: type[T]) -> T:
-    given = request.query_params
-    if len(given) != len(given.multi_items()):
-        raise Refused(400, "query: expected each parameter once")
-    return cast(T, _converted(dict(given), kind, "query"))
-
-
-def _converted(value: object, kind: Any, where: str) -> Any:
-    try:
-        return msgspec.convert(value, kind, strict=False)
-    except msgspec.ValidationError as e:
-        raise Refused(400, f"{where}: {e}") from None
-
-
-def _answer(message: Struct, status: int = 200) -> Response:
-    return Response(_encode(message), status, media_type=JSON)
-
-
-def _problem(status: int, error: str, headers: dict[str, str] | None = None) -> Response:
-    return Response(_encode(api.Problem(error)), status, headers, media_type=JSON)
 
 
 def _described(
