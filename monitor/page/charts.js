@@ -4,6 +4,7 @@ const Charts = (() => {
   const { MINUTE, HOUR, DAY } = Words;
   const GRID = { left: 50, right: 10, top: 10, bottom: 20 };
   const STEPS = [MINUTE, 2 * MINUTE, 5 * MINUTE, 10 * MINUTE, 15 * MINUTE, 30 * MINUTE, HOUR, 2 * HOUR, 3 * HOUR, 6 * HOUR, 12 * HOUR, DAY, 2 * DAY, 7 * DAY, 14 * DAY];
+  const SECONDS = [30, 60, 120, 300, 600, 900, 1_800, 3_600, 7_200, 21_600, 43_200, 86_400, 172_800];
   const MOST_BANDS = 3;
 
   /* The lines of a chart: a value's name, its measure, what it is called here. */
@@ -43,9 +44,22 @@ const Charts = (() => {
   }
 
   function timeTicks(from, to, width) {
-    const step = STEPS.find((step) => (to - from) / step <= Math.max(2, width / 64)) ?? 30 * DAY, ticks = [];
+    const step = STEPS.find((step) => (to - from) / step <= Math.max(2, width / 52)) ?? 30 * DAY, ticks = [];
     for (let ms = Math.ceil(from / step) * step; ms <= to; ms += step) ticks.push(ms);
     return { ticks, step };
+  }
+
+  /* From below the least value to above the greatest; not below 0, nor above 100 %, where no value is. */
+  function range(values, unit) {
+    if (!values.length) return { min: 0, max: 1, interval: 0.5 };
+    const y = bounds(values, 4, 0.05), least = values.reduce((a, b) => Math.min(a, b)), most = values.reduce((a, b) => Math.max(a, b));
+    if (unit === "s" && y.max > 90) {
+      y.interval = SECONDS.find((by) => (y.max - y.min) / by <= 4.5) ?? y.interval;
+      [y.min, y.max] = [Math.floor(y.min / y.interval) * y.interval, Math.ceil(most / y.interval) * y.interval];
+    }
+    if (least >= 0) y.min = Math.max(0, y.min);
+    if (unit === "share" && most <= 1) y.max = Math.min(1, y.max);
+    return y;
   }
 
   function option({ lines, series, from, to, theme, width }) {
@@ -65,8 +79,7 @@ const Charts = (() => {
       if (parts.some((run) => run.few)) drawn.push({ ...base, z: 2, symbolSize: ([ms]) => (loneFew.has(ms) ? 3 : 0), data: rows(true), itemStyle: { color: theme.soft, opacity: 0.6 }, lineStyle: { width: 1, color: theme.soft, opacity: 0.55, type: [2, 2] } });
       drawn.push({ ...base, z: 3, symbolSize: ([ms]) => (lone.has(ms) ? 3.5 : 0), data: rows(false), itemStyle: { color }, lineStyle: { width: 1.5, color, type: dash, join: "round" } });
     }
-    const y = bounds(inView.length ? inView : sure.length ? sure : [0, 1], 4, 0.05);
-    if (y.min < 0 && ![...inView, ...sure].some((value) => value < 0)) y.min = 0;
+    const y = range(inView.length ? inView : sure, unit);
     const { ticks, step } = timeTicks(from, to, width - GRID.left - GRID.right);
     return {
       animation: false,

@@ -139,7 +139,7 @@ const Figures = (() => {
         const { color, dash } = Charts.look(line, theme), swatch = make("i", { className: dash === "solid" ? "" : "dash" });
         swatch.style.borderTopColor = color;
         const button = make("button", { type: "button", "data-name": line.name, "aria-pressed": String(!this.hidden.has(line.name)) }, swatch, make("span", { textContent: line.label }), make("b"));
-        button.hidden = false;
+        button.classList.toggle("lone", this.lines.length === 1 && !line.label);
         button.addEventListener("click", () => {
           if (!this.hidden.delete(line.name)) this.hidden.add(line.name);
           this.makeLegend();

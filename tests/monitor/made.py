@@ -102,25 +102,27 @@ class Day:
         }
         for kind, p in KINDS.items():
             gone = dead if kind == "click" else 0.0
-            ne = {"click": 0.842, "like": 0.913}[kind] + wave + 0.012 * after + 1.9 * gone
-            found[f"quality.ne.{kind}"] = self._near(ne, n, 1.1)
+            ne = {"click": 0.842, "like": 0.913}[kind] + wave + 0.012 * after + 0.05 * gone
+            found[f"quality.ne.{kind}"] = self._near(ne, n, 1.1) if gone < 0.9 else Value(None, n)
             auc = {"click": 0.731, "like": 0.688}[kind] - wave - 0.004 * after
             few = int(n * (1 - gone))
             found[f"quality.auc.{kind}"] = self._near(auc, few, 0.9) if few else Value(None, n)
-            found[f"quality.slate_auc.{kind}"] = self._near(auc - 0.03, int(few * p), 0.3)
-            found[f"quality.calibration.{kind}"] = self._near(1 + wave + 3.0 * gone, n, 3)
+            few = int(few * p)
+            found[f"quality.slate_auc.{kind}"] = self._near(auc - 0.03, few, 0.3) if few else Value(None, 0)
+            known = self._near(1 + wave + 0.4 * gone, n, 3)
+            found[f"quality.calibration.{kind}"] = known if gone < 0.9 else Value(None, n)
             found[f"quality.ctr.{kind}"] = self._near(p * (1 - gone), n, sqrt(p * (1 - p)))
             found[f"quality.staleness.{kind}"] = self._near(0.0011 + 0.002 * after, n, 0.12)
         for tenth in range(10):
             found[f"quality.decile.click.{tenth}"] = self._near(
                 1.06 - 0.012 * tenth + wave, n // 10, 4 - 0.25 * tenth
             )
-        for i, part in enumerate(PARTS):
+        for i, part in enumerate(PARTS if dead < 0.9 else ()):
             few = n * (1 + i % 5) // 40
-            ne = 0.815 + 0.021 * ((i * 7) % 9) + (0.06 if part.endswith("new") else 0.0) + 1.9 * dead
+            ne = 0.815 + 0.021 * ((i * 7) % 9) + (0.06 if part.endswith("new") else 0.0)
             found[f"slices.ne.{part}"] = self._near(ne, few, 1.1)
             found[f"slices.calibration.{part}"] = self._near(
-                1 + 0.02 * ((i * 5) % 7 - 3) + 3.0 * dead, few, 3
+                1 + 0.02 * ((i * 5) % 7 - 3), few, 3
             )
         return positive(found)
 
