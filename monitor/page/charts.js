@@ -65,6 +65,7 @@ const Charts = (() => {
   function option({ lines, series, from, to, theme, width }) {
     const unit = lines[0]?.measure.unit ?? "", drawn = [], inView = [], sure = [];
     const shown = lines.filter((line) => !line.hidden && series.values[line.name]);
+    const dense = series.start_ms.length > width / 2;
     for (const line of shown) {
       const column = series.values[line.name], { color, dash } = look(line, theme);
       const parts = runs(series, column, line.measure.least);
@@ -77,7 +78,7 @@ const Charts = (() => {
       const alone = (parts, few) => new Set(parts.filter((run) => run.few === few && run.points.length === 1).map((run) => run.points[0][0]));
       const lone = alone(parts, false), loneFew = alone(parts, true);
       if (parts.some((run) => run.few)) drawn.push({ ...base, z: 2, symbolSize: ([ms]) => (loneFew.has(ms) ? 3 : 0), data: rows(true), itemStyle: { color: theme.soft, opacity: 0.6 }, lineStyle: { width: 1, color: theme.soft, opacity: 0.55, type: [2, 2] } });
-      drawn.push({ ...base, z: 3, symbolSize: ([ms]) => (lone.has(ms) ? 3.5 : 0), data: rows(false), itemStyle: { color }, lineStyle: { width: 1.5, color, type: dash, join: "round" } });
+      drawn.push({ ...base, z: 3, symbolSize: ([ms]) => (lone.has(ms) ? 3.5 : 0), data: rows(false), itemStyle: { color }, lineStyle: { width: dense ? 1.1 : 1.6, color, type: dash, join: "round" } });
     }
     const y = range(inView.length ? inView : sure, unit);
     const { ticks, step } = timeTicks(from, to, width - GRID.left - GRID.right);

@@ -96,6 +96,7 @@ const Figures = (() => {
       this.lines = series ? Charts.linesOf(this.chart, this.page.view.measures, Object.keys(series.values)) : [];
       const none = !this.lines.length || !series.start_ms.length;
       this.empty.textContent = none ? empty : "";
+      this.stage.classList.toggle("is-empty", none);
       this.element.classList.toggle("wide", this.lines.length > 6);
       this.makeLegend();
       this.mark();
@@ -183,7 +184,9 @@ const Figures = (() => {
           const { value, n, error } = this.series.values[line.name], few = n[i] < line.measure.least;
           const sure = Base.known(error[i]) ? `± ${Words.figure(1.96 * error[i], line.measure.unit)}` : "";
           const count = line.measure.counted ? `${Base.grouped(n[i], 0)} ${line.measure.counted}` : "";
-          rows.push(make("tr", { className: few ? "few" : "" }, ...[line.label || this.chart.title, Words.figure(value[i], line.measure.unit), sure, count].map((text, k) => make("td", { textContent: text, className: k > 1 ? "soft" : "" }))));
+          const swatch = make("i");
+          swatch.style.borderTopColor = Charts.look(line, this.page.view.theme).color;
+          rows.push(make("tr", { className: few ? "few" : "" }, make("td", {}, swatch, line.label || this.chart.title), ...[Words.figure(value[i], line.measure.unit), sure, count].map((text, k) => make("td", { textContent: text, className: k ? "soft" : "" }))));
         }
       }
       const near = alerts.filter((alert) => Math.abs(this.x(alert.start_ms) - x) <= NEAR_PX);

@@ -24,8 +24,8 @@
     chosen.panel = given.get("panel") ?? "";
   }
   function fitting() {
-    const span = newest("1m") - oldest("1m"), all = newest("1h") - oldest("1h");
-    return !Number.isFinite(span) || all > 2.5 * DAY ? (all > 20 * DAY ? "1h" : "10m") : "1m";
+    const span = Math.max(...Object.keys(SIZES).map((size) => newest(size) - oldest(size)).filter(Number.isFinite), 0);
+    return span > 10 * DAY ? "1h" : span > 12 * HOUR ? "10m" : "1m";
   }
   function hash() {
     const words = { panel: chosen.panel, size: chosen.size, last: chosen.last, from: chosen.from && Words.iso(chosen.from).replace(".000", ""), to: chosen.to && Words.iso(chosen.to).replace(".000", "") };
@@ -279,7 +279,14 @@
       figure.draw();
     }));
   }).observe(document.body);
-  new IntersectionObserver((entries) => entries.forEach((entry) => entry.isIntersecting), {}).observe(document.body);
+  let scrolled = 0;
+  addEventListener("scroll", () => {
+    cancelAnimationFrame(scrolled);
+    scrolled = requestAnimationFrame(() => {
+      const passed = [...document.querySelectorAll(".panel")].filter((panel) => panel.getBoundingClientRect().top < 180).at(-1);
+      for (const link of byId("sections").children) link.toggleAttribute("aria-current", link.dataset.section === passed?.id);
+    });
+  }, { passive: true });
   setInterval(strip, 1_000);
   (async function begin() {
     try {

@@ -66,6 +66,7 @@ const Source = (() => {
           told(kind, JSON.parse(event.data));
         });
       }
+      stream.addEventListener("open", () => heard("live"));
       stream.addEventListener("error", () => heard("lost"));
     }
     /* A browser gives up where it is refused, and waits for ever where a line is dead: begun anew, from where it was. */

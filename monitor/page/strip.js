@@ -36,13 +36,13 @@ const Strip = (() => {
     const held = status.held ?? "", since = status.held_since_ms ? `since ${Words.clock(status.held_since_ms)}: ` : "";
     if (stale) say("learning", held ? "held?" : "no news", `${lost ? "the monitor does not answer" : `nothing heard for ${Words.duration(Math.round(quiet / 1_000))}`}; it was ${held ? "held" : "learning"}`, "page");
     else if (held) say("learning", "HELD", `${since}${held}`, "page");
-    else say("learning", isLive ? "learning" : "was learning", "", "ok");
-    say("log", `${Words.iso(status.at_ms).slice(11, 19)}`, `${Words.day(status.at_ms)} UTC${isLive ? `, heard ${ago(quiet)}` : ""}`, old);
+    else say("learning", isLive ? "learning" : "was learning", "every sample is predicted, then learned", "ok");
+    say("log", `${Words.iso(status.at_ms).slice(11, 19)}`, `${Words.day(status.at_ms)} UTC${isLive ? `, came ${ago(quiet)}` : ""}`, old);
     for (const name of STAGES) {
       const stage = status.stages?.[name];
       if (!stage) { say(name, "–", "none yet", old); continue; }
       const on = worst(open.filter((alert) => [`freshness.${name}`].includes(Words.measureOf(alert.metric))));
-      say(name, Words.duration((status.at_ms - stage.at_ms + quiet) / 1_000), `old, Version ${Words.version(stage.version)}`, on || old);
+      say(name, Words.duration((status.at_ms - stage.at_ms + quiet) / 1_000), `ago, Version ${Words.version(stage.version)}`, on || old);
     }
     const bands = status.bands ?? [], out = bands.filter((band) => band.is_met === false);
     if ((status.breaker ?? "none") === "none") say("breaker", "off", "", old);

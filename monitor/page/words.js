@@ -3,7 +3,7 @@ const Words = (() => {
   const { known, grouped, tick, short } = Base;
   const MINUTE = 60_000, HOUR = 60 * MINUTE, DAY = 24 * HOUR;
   const SIZES = { "1m": MINUTE, "10m": 10 * MINUTE, "1h": HOUR };
-  const SIZE_TITLES = { [MINUTE]: "minute", [10 * MINUTE]: "10 minutes", [HOUR]: "hour" };
+  const SIZE_TITLES = { [MINUTE]: "a minute", [10 * MINUTE]: "10 minutes", [HOUR]: "an hour" };
   const UNITS = { share: "%", ratio: "", bits: "bits", s: "", per_s: "a second", degrees: "°", "": "" };
 
   /* So many digits that three of them count. */
@@ -14,7 +14,7 @@ const Words = (() => {
   function figure(value, unit) {
     if (!known(value)) return "–";
     if (unit === "share") return `${grouped(100 * value, digits(100 * value, 3))} %`;
-    if (unit === "ratio") return grouped(value, Math.abs(value) < 0.1 ? 5 : 4);
+    if (unit === "ratio") return grouped(value, value === 0 ? 0 : Math.abs(value) < 0.1 ? 5 : 4);
     if (unit === "s") return duration(value);
     if (unit === "degrees") return `${grouped(value, digits(value, 3))}°`;
     if (Math.abs(value) >= 100_000) return short(value);

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from math import cos, pi, sqrt
+from typing import cast
 
 import numpy as np
 
 from monitor.alert import Alert, cleared
 from monitor.board import Band, Board, Stage, StageName, Status
+from monitor.layout import SOURCES as SOURCE_OF
+from monitor.measures import MEASURES, Panel, measure_of
 from monitor.row import SIZES_MS, Row, Source, Value
 from stream.events import Version
 
@@ -47,8 +50,22 @@ class Day:
             "codes": self._codes,
             "freshness": self._freshness,
         }[source](size_ms, start_ms)
+        self._others(source, values, int(self._rate(size_ms, start_ms) * size_ms / 1_000))
         first = (start_ms - START_MS) // 100
         return Row(source, size_ms, start_ms, values, {0: (first, first + size_ms // 100)})
+
+    def _others(self, source: Source, values: dict[str, Value], n: int) -> None:
+        """What is listed and has no story of its own: quiet, near nothing."""
+        there = {measure_of(name).name for name in values}
+        for measure in MEASURES:
+            if (
+                SOURCE_OF[cast(Panel, measure.panel)] == source
+                and measure.name not in there
+                and len(values) > 1
+            ):
+                for of in KINDS if measure.of == "kind" else FIELDS if measure.of == "field" else ("",):
+                    near = abs(self._rng.normal()) * 0.004
+                    values[f"{measure.name}.{of}".rstrip(".")] = Value(near, n)
 
     def _near(self, value: float, n: int, spread: float = 1.0) -> Value:
         """A figure of n, off by what chance makes of it."""
@@ -121,9 +138,7 @@ class Day:
             few = n * (1 + i % 5) // 40
             ne = 0.815 + 0.021 * ((i * 7) % 9) + (0.06 if part.endswith("new") else 0.0)
             found[f"slices.ne.{part}"] = self._near(ne, few, 1.1)
-            found[f"slices.calibration.{part}"] = self._near(
-                1 + 0.02 * ((i * 5) % 7 - 3), few, 3
-            )
+            found[f"slices.calibration.{part}"] = self._near(1 + 0.02 * ((i * 5) % 7 - 3), few, 3)
         return positive(found)
 
     def _codes(self, size_ms: int, start_ms: int) -> dict[str, Value]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from itertools import combinations
 from pathlib import Path
@@ -11,30 +10,16 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
-from playwright.sync_api import Browser, FloatRect, Page, sync_playwright
+from playwright.sync_api import Browser, FloatRect, Page
 
 from instep.study.charts import charts
 from instep.study.folder import write_report
 from instep.study.results import Study
 from instep.study.text import value_of
+from tests.browsing import SIZES, chromium
 from tests.instep.study import made
 from tests.instep.study.strategies import studies
-from tests.services.servers import NotThere
 
-FLAGS = [
-    f"--{flag}"
-    for flag in (
-        "headless",
-        "no-sandbox",
-        "disable-gpu",
-        "disable-quic",
-        "no-first-run",
-        "disable-background-networking",
-        "disable-component-update",
-        "disable-sync",
-    )
-]
-SIZES = {"desktop": (1280, 900), "phone": (360, 740)}
 DRAWN = """() => {
   const { ofLine, ofRun } = Plot.looks(JSON.parse(document.getElementById('study').textContent));
   const of = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
@@ -59,13 +44,8 @@ DRAWN = """() => {
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """The chromium of the PATH."""
-    program = shutil.which("chromium")
-    if program is None:
-        raise NotThere("no chromium on the PATH (deploy/browser.sh, or apt-get install chromium)")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=FLAGS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 class Opening:
