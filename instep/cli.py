@@ -165,11 +165,21 @@ def simulate(
 
 
 @app.command()
-def report(folder: Annotated[Path, typer.Argument(help="Folder of a study: with its study.json.")]) -> None:
-    """Draw report.html of a study again, from its study.json."""
-    from instep.study.folder import read, write_report
+def report(
+    folder: Annotated[
+        Path, typer.Argument(help="Folder with the study.json of a study, or a replay's monitor.msgpack.")
+    ],
+) -> None:
+    """Draw report.html of a study again, and monitor.html of what was watched, from what is in a folder."""
+    from instep.shown import write_page
+    from instep.study.folder import JSON, read, write_report
+    from monitor.board import RECORD
 
-    typer.echo(f"written to {write_report(read(folder), folder)}")
+    is_watched = (folder / RECORD).exists()
+    if (folder / JSON).exists() or not is_watched:
+        typer.echo(f"written to {write_report(read(folder), folder)}")
+    if is_watched:
+        typer.echo(f"written to {write_page(folder)}")
 
 
 def _events_to(path: Path, events: Any) -> int:
@@ -224,6 +234,7 @@ def _expected() -> tuple[type[Exception], ...]:
     from instep.reading import BadDataset
     from instep.scorebook import ScorebookError
     from instep.settings import SettingsError
+    from instep.shown import BoardError
     from instep.stretch import StretchError
     from instep.study.conduct import StudyError
     from instep.study.folder import StudyError as BadStudy
@@ -241,7 +252,7 @@ def _expected() -> tuple[type[Exception], ...]:
     from trainer.table import TableFull
 
     of_files = (LogError, BadDataset, CheckpointError, ScorebookError, RankerError, OSError)
-    of_studies = (StudyError, BadStudy, TaskError, SpoolError, TruthError)
+    of_studies = (StudyError, BadStudy, BoardError, TaskError, SpoolError, TruthError)
     of_alerts = (StretchError, RecordError, RulesError)
     others = (SettingsError, RedisSettingsError, BadWorld, BadOrder, TooManyDeadError, TableFull, Unavailable)
     return (*others, *of_files, *of_studies, *of_alerts)

@@ -41,8 +41,9 @@ def live() -> str:
 def render(board: Board, title: str = "instep monitor") -> str:
     """The page of a board as one file that needs nothing but itself; the same board gives the same text."""
     status = board.status
+    now = state(board, version_of("instep"), status.heard_ms if status is not None else 0)
     inside = Inside(
-        state(board, version_of("instep"), status.heard_ms if status is not None else 0),
+        msgspec.structs.replace(now, last=""),  # no news follow
         {size: _panels(board, size_ms) for size, size_ms in SIZES.items()},
     )
     data = inside_script(msgspec.json.encode(inside))

@@ -23,16 +23,16 @@ def write(study: Study, folder: Path) -> None:
     """Write all four files, each whole or not at all, into a folder that is made; OSError if it cannot be."""
     folder.mkdir(parents=True, exist_ok=True)
     study = decode_study(encode_study(study))  # as it will be read again: 16 where a float belongs is 16.0
-    _whole(folder / JSON, lambda path: path.write_bytes(encode_study(study)))
-    _whole(folder / MARKDOWN, lambda path: path.write_text(markdown(study), encoding="utf-8"))
-    _whole(folder / PARQUET, lambda path: pq.write_table(arrow(study), path))
+    whole(folder / JSON, lambda path: path.write_bytes(encode_study(study)))
+    whole(folder / MARKDOWN, lambda path: path.write_text(markdown(study), encoding="utf-8"))
+    whole(folder / PARQUET, lambda path: pq.write_table(arrow(study), path))
     write_report(study, folder)
 
 
 def write_report(study: Study, folder: Path) -> Path:
     """Write report.html alone, whole or not at all; where it is."""
     path = folder / REPORT
-    _whole(path, lambda aside: aside.write_text(render(study), encoding="utf-8"))
+    whole(path, lambda aside: aside.write_text(render(study), encoding="utf-8"))
     return path
 
 
@@ -46,8 +46,8 @@ def read(folder: Path) -> Study:
         raise StudyError(f"{path}: expected a study, got: {e}") from None
 
 
-def _whole(path: Path, write: Callable[[Path], object]) -> None:
-    """A file under its name only when it is complete."""
+def whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Have a file written, which goes by its name only when it is complete."""
     aside = path.with_name(f".{path.name}.part")
     try:
         write(aside)

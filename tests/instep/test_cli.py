@@ -17,13 +17,16 @@ from msgspec.structs import replace
 
 from instep import cli
 from instep.console import LOG_NAME
+from instep.shown import BoardError, read_board, write_board
 from instep.study import folder
 from instep.study.report import render
 from monitor.record import AlertRecord
+from monitor.static import render as render_board
 from stream.events import Action, Impression
 from stream.files import FileSource, write_events
 from tests.instep.commands import Ran, Refused, Run, a_log, metrics, told
 from tests.instep.study import made
+from tests.monitor import made as day
 from tests.monitor.alerts import alert
 from tests.worlds import damage, product
 from trainer import checkpoint
@@ -457,6 +460,17 @@ class TestReport:
         assert done("report", tmp_path) == f"written to {tmp_path}/report.html\n"
         assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
         assert before["report.html"].decode() == render(folder.read(tmp_path))
+
+    def test_what_was_watched_of_a_replay_is_drawn(self, done: Callable[..., str], tmp_path: Path) -> None:
+        board = day.board(n_hours=1)
+        path = write_board(board, tmp_path)
+        assert done("report", tmp_path) == f"written to {tmp_path}/monitor.html\n"
+        assert (tmp_path / "monitor.html").read_text() == render_board(
+            board, f"{tmp_path.name}: instep monitor"
+        )
+        path.write_bytes(b"other")
+        with pytest.raises(BoardError, match=r"monitor\.msgpack: expected the board of a monitor, got: "):
+            read_board(tmp_path)
 
     def test_a_folder_without_one_is_one_line(self, refused: Refused, tmp_path: Path) -> None:
         assert refused("report", tmp_path) == f"{tmp_path}/study.json: No such file or directory"
