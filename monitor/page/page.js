@@ -92,10 +92,10 @@
     if (asked === null) requestAnimationFrame(() => {
       const [ms, here, x] = asked;
       asked = null;
-      view.cursor = ms;
       for (const figure of figures()) if (figure.isNear || figure === here) figure.showCursor(ms, figure === here, x);
     });
     asked = [ms, figure, x];
+    view.cursor = ms; // at once: the next key goes on from here
   }
 
   /* --- what is put up --- */
