@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# A browser for the test of the study's report: Debian's chromium, installed if it is missing (Debian, root).
+# A browser for the tests of pages: Debian's chromium, installed if it is missing (Debian, root).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 mkdir -p build

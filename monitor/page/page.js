@@ -41,6 +41,7 @@
       const start = oldest(chosen.size), most = LAST[chosen.last];
       [view.from, view.to] = [Number.isFinite(most) ? end - most : Number.isFinite(start) ? start : end - HOUR, end];
     } else [view.from, view.to] = [chosen.from, chosen.to];
+    view.from = Math.max(0, view.from);
     if (view.to - view.from < view.sizeMs) view.from = view.to - view.sizeMs;
     for (const button of byId("sizes").children) button.setAttribute("aria-pressed", String(button.dataset.size === chosen.size));
     for (const button of byId("ranges").children) button.setAttribute("aria-pressed", String(button.dataset.last === chosen.last));
