@@ -1,7 +1,7 @@
 """The monitor's page as pictures, of a day that is made: ``python -m benchmarks.screenshots [FOLDER]``.
 
 Light and dark, on a desktop and on a phone, into docs/images if no other folder is named. They are written in 256
-colours, which is a third of what the browser writes.
+colours, which is a third of what the browser writes. How long the first paint took is printed.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from tests.monitor.serving import listening
 
 SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 SHOWN = "#last=24h&size=10m"
+PAINTED = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
 FRAME = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
 PIXELS = """async (png) => {
   const image = new Image();
@@ -58,6 +59,7 @@ def _taken(
     page.wait_for_selector("body[data-loaded]")
     page.locator("figure.plot .stage[data-drawn]").first.wait_for()
     page.evaluate(FRAME)
+    print(f"first paint after {page.evaluate(PAINTED):.0f} ms")
     found = encoded(_pixels(page, page.screenshot()))
     page.close()
     return found

@@ -82,6 +82,11 @@ const Charts = (() => {
     }
     const y = range(inView.length ? inView : sure, unit);
     const { ticks, step } = timeTicks(from, to, width - GRID.left - GRID.right);
+    /* A label at an end would be cut off, or stand in that of the other axis. */
+    const wide = width - GRID.left - GRID.right, hasRoom = (ms) => {
+      const x = ((ms - from) / (to - from)) * wide;
+      return x > 18 && x < wide - 8;
+    };
     return {
       animation: false,
       textStyle: { fontFamily: theme.sans, fontSize: 11, color: theme.ink },
@@ -89,7 +94,7 @@ const Charts = (() => {
       xAxis: axis(theme, {
         type: "value", min: from, max: to, splitLine: { show: true, customValues: ticks, lineStyle: { color: theme.grid } },
         axisTick: { show: false, customValues: ticks },
-        axisLabel: { customValues: ticks, fontSize: 11, margin: 5, formatter: (ms) => (step >= DAY || (ms % DAY === 0 && to - from > 12 * HOUR) ? Words.day(ms) : Words.clock(ms)) },
+        axisLabel: { customValues: ticks.filter(hasRoom), fontSize: 11, margin: 5, formatter: (ms) => (step >= DAY || (ms % DAY === 0 && to - from > 12 * HOUR) ? Words.day(ms) : Words.clock(ms)) },
       }),
       yAxis: axis(theme, { type: "value", ...y, axisLabel: { fontSize: 11, margin: 6, formatter: (v) => Words.axisTick(v, y.interval, unit) } }),
       series: drawn,
