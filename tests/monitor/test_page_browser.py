@@ -134,7 +134,7 @@ def test_status_and_text_are_painted_while_the_engine_of_the_charts_is_still_on_
     opened.serve(made.board(time.time_ns() // 1_000_000, n_hours=7))
     held: list[Route] = []
     page = opened("about:blank")
-    page.route("**/echarts*", held.append)
+    page.route("**/echarts*", lambda route: held.append(route))
     page.goto(opened.address)
     expect(page.locator("[data-cell=learning] .big")).to_have_text("learning")
     expect(page.locator(f"{NE} .legend")).to_contain_text(re.compile(r"click0\.\d{4}"))
