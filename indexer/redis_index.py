@@ -63,6 +63,12 @@ class RedisIndex:
         return self._log.head().version
 
     @property
+    def newest(self) -> tuple[Version, int] | None:
+        """The Version, and the event time of the newest sample in it."""
+        head = self._log.head()
+        return None if head.version is None else (head.version, head.at_ms)
+
+    @property
     def place(self) -> Offsets:
         return self._log.head().place
 

@@ -171,15 +171,14 @@ def report(
     ],
 ) -> None:
     """Draw report.html of a study again, and monitor.html of what was watched, from what is in a folder."""
-    from instep.shown import write_page
     from instep.study.folder import JSON, read, write_report
-    from monitor.board import RECORD
+    from monitor.folder import Folder
 
-    is_watched = (folder / RECORD).exists()
-    if (folder / JSON).exists() or not is_watched:
+    watched = Folder(folder)
+    if (folder / JSON).exists() or not watched.has_board:
         typer.echo(f"written to {write_report(read(folder), folder)}")
-    if is_watched:
-        typer.echo(f"written to {write_page(folder)}")
+    if watched.has_board:
+        typer.echo(f"written to {watched.draw()}")
 
 
 def _events_to(path: Path, events: Any) -> int:
@@ -234,7 +233,6 @@ def _expected() -> tuple[type[Exception], ...]:
     from instep.reading import BadDataset
     from instep.scorebook import ScorebookError
     from instep.settings import SettingsError
-    from instep.shown import BoardError
     from instep.stretch import StretchError
     from instep.study.conduct import StudyError
     from instep.study.folder import StudyError as BadStudy
@@ -242,6 +240,7 @@ def _expected() -> tuple[type[Exception], ...]:
     from instep.study.spool import SpoolError
     from instep.truth import TruthError
     from instep.world import BadWorld
+    from monitor.folder import BoardError
     from monitor.record import RecordError
     from monitor.rules import RulesError
     from ranker.client import RankerError

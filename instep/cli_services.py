@@ -45,7 +45,7 @@ def create(
 @installation.command()
 def run(
     worker: Annotated[
-        str, typer.Argument(help="joiner, profiles, trainer, indexer or ranker; or all of them.")
+        str, typer.Argument(help="joiner, profiles, trainer, indexer, monitor or ranker; or all of them.")
     ],
     settings: SettingsFile = None,
     once: Annotated[bool, typer.Option("--once", help="Do what there is to do and leave.")] = False,

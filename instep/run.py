@@ -9,7 +9,9 @@ import logging
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from functools import partial
-from typing import TYPE_CHECKING, get_args
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+from uuid import uuid4
 
 from instep.sections import WorkerName
 from instep.settings import Settings, SettingsError
@@ -45,26 +47,36 @@ def check_served(settings: Settings) -> None:
 
 def run(settings: Settings, name: WorkerName, *, once: bool = False) -> None:
     """Serve a worker until SIGTERM, or with ``once`` until its input is drained."""
-    service = settings.service
     metrics = Metrics(name)
     if name == "profiles":  # Faust has a loop of its own
-        return _profiles(settings, metrics, once)
+        _profiles(settings, metrics, once)
+        return
     if name == "ranker":  # and so has uvicorn
-        return _ranker(settings, metrics)
+        _ranker(settings, metrics)
+        return
+    if name == "monitor":  # whose page is there while its worker is built anew
+        _monitor(settings, metrics, once)
+        return
     builders: dict[str, Callable[[Settings, Metrics], Worker]] = {
         "joiner": _joiner,
         "trainer": _trainer,
         "indexer": _indexer,
     }
-    return serve(
+    service = settings.service
+    serve(
         partial(builders[name], settings, metrics),
         metrics,
         once=once,
         host=service.host,
         port=getattr(service.ports, name),
-        stall_s=service.stall_ms / 1000,
-        retry_s=(min(1.0, service.retry_ms / 1000), service.retry_ms / 1000),
+        **_patience(settings),
     )
+
+
+def _patience(settings: Settings) -> dict[str, Any]:
+    """How long a worker may take, and how long it waits for the other side."""
+    retry_s = settings.service.retry_ms / 1000
+    return {"stall_s": settings.service.stall_ms / 1000, "retry_s": (min(1.0, retry_s), retry_s)}
 
 
 def send(settings: Settings, source: FileSource, on_sent: Callable[[int], None]) -> int:
@@ -219,6 +231,68 @@ def _indexer(settings: Settings, metrics: Metrics) -> Worker:
         )
         opened.pop_all()  # they are the worker's now
         return worker
+
+
+def _monitor(settings: Settings, metrics: Metrics, once: bool) -> None:
+    from indexer.redis_index import RedisIndex
+    from monitor import worker
+    from monitor.board import Board
+    from monitor.delivery import Delivery
+    from monitor.folder import Folder
+    from monitor.monitor import Monitor
+    from monitor.record import AlertRecord
+    from monitor.rules import read_rules
+    from monitor.server import Server
+    from monitor.webhook import Webhook
+
+    m, cluster = settings.monitor, settings.cluster()
+    rules = read_rules(Path(m.rules) if m.rules else None)
+    folder = Folder(Path(m.folder))
+    board = folder.board() if folder.has_board else Board()
+    board.run = uuid4().hex
+    webhook = Webhook(m.webhook, metrics, timeout_s=m.webhook_timeout_ms / 1000) if m.webhook else None
+    delivery = Delivery(AlertRecord(folder.alerts), metrics, webhook)
+
+    def monitor() -> Monitor:
+        return Monitor(
+            settings.watch_rules(),
+            rules,
+            board,
+            delivery,
+            has_breaker=settings.breaker.mode != "off",
+            state=folder.state(),
+        )
+
+    def build() -> Worker:
+        with ExitStack() as opened:
+            client = opened.enter_context(closing(redis_client(settings)))
+            index = RedisIndex(client, settings.redis.prefix)
+            found = worker.build(
+                cluster,
+                monitor,
+                folder,
+                lambda: index.newest,
+                metrics,
+                partitions=settings.stream.partitions,
+                poll_records=settings.service.poll_records,
+                now_ms=now_ms,
+                on_close=client.close,
+            )
+            opened.pop_all()
+            return found
+
+    try:
+        serve(
+            build,
+            metrics,
+            once=once,
+            host=m.host,
+            port=m.port,
+            listen=partial(Server, board, metrics),
+            **_patience(settings),
+        )
+    finally:
+        delivery.close()
 
 
 def _ranker(settings: Settings, metrics: Metrics) -> None:

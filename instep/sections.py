@@ -149,7 +149,7 @@ class KafkaSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Passed on to kafka-python: security_protocol, ssl_*, sasl_* ... May be secret: never shown, never saved."""
 
 
-WorkerName = Literal["joiner", "profiles", "trainer", "indexer", "ranker"]
+WorkerName = Literal["joiner", "profiles", "trainer", "indexer", "monitor", "ranker"]
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 
 
@@ -225,8 +225,13 @@ class RankerSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class MonitorSettings(Struct, frozen=True, forbid_unknown_fields=True):
-    """[monitor]: what is judged, and who is told. Times are wall time."""
+    """[monitor]: the page, what is judged, and who is told. Times are wall time."""
 
+    host: Annotated[str, Meta(min_length=1)] = "127.0.0.1"
+    port: Port = 8461
+    """Of the page, and of what a worker says of its health."""
+    folder: Annotated[str, Meta(min_length=1)] = "monitor"
+    """Where windows, alerts and what is needed to go on are kept."""
     rules: str = ""
     """File of rules, in place of those of `monitor/alerts.toml`."""
     webhook: Annotated[str, Meta(pattern=r"^(https?://.+)?$")] = ""

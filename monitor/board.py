@@ -3,7 +3,7 @@
 >>> board = Board()
 >>> rung: list[int] = []
 >>> leave = board.subscribe(lambda: rung.append(board.last))
->>> board.add(Row("data", 60_000, 0, {"data.events": Value(12.5, 750)}))
+>>> _ = board.add(Row("data", 60_000, 0, {"data.events": Value(12.5, 750)}))
 >>> rung, [told.kind for told in board.since(0) or []]
 ([1], ['row'])
 >>> leave()
@@ -22,6 +22,7 @@ import msgspec
 from msgspec import Struct
 
 from monitor.alert import Alert, encode_alert
+from monitor.freshness import StageName
 from monitor.kept import Kept
 from monitor.row import Row, Value
 from stream.events import Version
@@ -30,11 +31,7 @@ N_ALERTS = 1_000
 """So many alerts are kept, the newest."""
 N_TOLD = 4_096
 """So many news are kept for a reader that was away; one that missed more reads everything again."""
-RECORD = "monitor.msgpack"
-"""The file of a replay's board, in the folder of its results."""
 SCHEMA = 1
-
-StageName = Literal["trained", "published", "indexed", "served"]
 
 
 class Stage(Struct, frozen=True):
@@ -124,16 +121,22 @@ class Board:
         self._wakers: dict[object, Callable[[], None]] = {}
         self._closed = False
 
-    def add(self, row: Row) -> None:
-        """Show a window that has closed. ValueError if one of its source and size is there that is no older."""
+    def add(self, row: Row) -> Row:
+        """Show a window that has closed; what is shown of it: itself, or what was there already."""
         with self._lock:
+            shown = self._kept.at(row)
+            if shown is not None:
+                return shown
             self._kept.add(row)
             self._tell("row", msgspec.json.encode(row))
         self._wake()
+        return row
 
     def put(self, alert: Alert) -> None:
-        """Show an alert as it is now: raised, or over."""
+        """Show an alert as it is now: raised, or over. What is shown so already is no news."""
         with self._lock:
+            if self._alerts.get(alert.id) == alert:
+                return
             self._alerts.pop(alert.id, None)
             self._alerts[alert.id] = alert
             if len(self._alerts) > N_ALERTS:
@@ -231,11 +234,9 @@ class Board:
 
 
 __all__ = [
-    "RECORD",
     "Band",
     "Board",
     "Stage",
-    "StageName",
     "Status",
     "Told",
     "Value",

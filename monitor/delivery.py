@@ -25,34 +25,29 @@ class Delivery:
         self._webhook = webhook
         self._count_open()
 
-    def tell(self, judged: Judged) -> None:
-        """All that a window changed."""
+    def tell(self, judged: Judged) -> list[Alert]:
+        """All that a window changed; what of it is news."""
         for silenced in judged.silenced:
             log.info("alert is explained alert=%s by=%s", silenced.alert.id, silenced.by)
-        for alert in judged.raised:
-            self._metrics.add("instep_alerts_total", rule=alert.rule, severity=alert.severity)
-            log.log(LEVELS[alert.severity], "alert raised alert=%s: %s", alert.id, alert.reason)
-            self._pass_on(alert)
-        for alert in judged.cleared:
-            log.log(LEVELS[alert.severity], "alert is over alert=%s", alert.id)
-            self._pass_on(alert)
-        if judged.raised or judged.cleared:
+        news = [alert for alert in (*judged.raised, *judged.cleared) if self._pass_on(alert)]
+        if news:
             self._count_open()
+        return news
 
     def resume(self, open_alerts: Sequence[Alert], at_ms: int) -> None:
-        """After a restart: what the record holds as raised and the judge does not know of is over.
+        """After a restart: what the record holds as raised by then, and the judge does not know of, is over.
 
         Parameters
         ----------
         open_alerts
             Of the judge, as it was restored.
         at_ms
-            Event time at which it goes on.
+            Event time at which it goes on; what was raised later it will find again.
         """
         known = {alert.id for alert in open_alerts}
         for alert in self.record.alerts:
-            if alert.is_open and alert.id not in known:
-                self._pass_on(cleared(alert, max(at_ms, alert.raised_ms)))
+            if alert.is_open and alert.id not in known and alert.raised_ms <= at_ms:
+                self._pass_on(cleared(alert, at_ms))
         for alert in open_alerts:
             self.record.add(alert)
         self._count_open()
@@ -63,10 +58,18 @@ class Delivery:
             self._webhook.close()
         self.record.close()
 
-    def _pass_on(self, alert: Alert) -> None:
-        self.record.add(alert)
+    def _pass_on(self, alert: Alert) -> bool:
+        """Tell everybody, if it is news."""
+        if not self.record.add(alert):
+            return False
+        if alert.is_open:
+            self._metrics.add("instep_alerts_total", rule=alert.rule, severity=alert.severity)
+            log.log(LEVELS[alert.severity], "alert raised alert=%s: %s", alert.id, alert.reason)
+        else:
+            log.log(LEVELS[alert.severity], "alert is over alert=%s", alert.id)
         if self._webhook is not None:
             self._webhook.put(alert)
+        return True
 
     def _count_open(self) -> None:
         raised = [alert.severity for alert in self.record.alerts if alert.is_open]

@@ -4,17 +4,22 @@ Ages are differences of event times, so they grow while a stage stands still and
 They are read when a window of samples closes, as the stages stand then.
 
 >>> freshness = Freshness()
->>> freshness.trained(5_000); freshness.published(Version(0, 7), 4_000); freshness.indexed(Version(0, 4), 1_000)
+>>> freshness.trained(Version(0, 9), 5_000); freshness.published(Version(0, 7), 4_000)
+>>> freshness.indexed(Version(0, 4), 1_000)
 >>> {name: value.value for name, value in freshness.values(9_000).items()}
 {'freshness.trained': 4.0, 'freshness.published': 5.0, 'freshness.indexed': 8.0, 'freshness.behind': 3}
 """
 
 from __future__ import annotations
 
+from typing import Literal
+
 from msgspec import Struct
 
 from monitor.row import Value
 from stream.events import Version
+
+StageName = Literal["trained", "published", "indexed", "served"]
 
 KEPT = 4_096
 """Of so many publications it is known when they were, for the slates that they score."""
@@ -23,10 +28,11 @@ KEPT = 4_096
 class FreshnessState(Struct, array_like=True):
     """As it is kept."""
 
-    trained_ms: int | None = None
+    trained: tuple[Version, int] | None = None
     published: tuple[Version, int] | None = None
     indexed: tuple[Version, int] | None = None
-    served_s: float | None = None
+    served: tuple[Version, int] | None = None
+    """Of the newest slate."""
     slate_ms: int = -1
     publications: list[tuple[Version, int]] = []
 
@@ -38,9 +44,10 @@ class Freshness:
         self.state = state or FreshnessState()
         self._published = dict(self.state.publications)
 
-    def trained(self, closed_ms: int) -> None:
-        """A sample that closed then was learned."""
-        self.state.trained_ms = max(self.state.trained_ms or 0, closed_ms)
+    def trained(self, version: Version, closed_ms: int) -> None:
+        """A sample that closed then was learned, with which the model came to this Version."""
+        before = self.state.trained
+        self.state.trained = version, max(before[1] if before else 0, closed_ms)
 
     def published(self, version: Version, at_ms: int) -> None:
         """A publication was read, whose newest sample closed then."""
@@ -59,23 +66,29 @@ class Freshness:
             return
         self.state.slate_ms = at_ms
         published_ms = self._published.get(version)
-        self.state.served_s = None if published_ms is None else max(at_ms - published_ms, 0) / 1000
+        self.state.served = None if published_ms is None else (version, published_ms)
+
+    @property
+    def stages(self) -> dict[StageName, tuple[Version, int]]:
+        """Where each stage stands that is known: its Version, and the event time of the newest sample in that."""
+        state = self.state
+        stages: dict[StageName, tuple[Version, int] | None] = {
+            "trained": state.trained,
+            "published": state.published,
+            "indexed": state.indexed,
+            "served": state.served,
+        }
+        return {name: stage for name, stage in stages.items() if stage is not None}
 
     def values(self, now_ms: int) -> dict[str, Value]:
         """Ages at a moment of event time, those that are known."""
         state = self.state
-        times = {
-            "trained": state.trained_ms,
-            "published": state.published and state.published[1],
-            "indexed": state.indexed and state.indexed[1],
-        }
         found = {
-            f"freshness.{name}": Value(max(now_ms - at_ms, 0) / 1000, 0)
-            for name, at_ms in times.items()
-            if at_ms is not None
+            f"freshness.{name}": Value(
+                max((state.slate_ms if name == "served" else now_ms) - at_ms, 0) / 1000, 0
+            )
+            for name, (_, at_ms) in self.stages.items()
         }
-        if state.served_s is not None:
-            found["freshness.served"] = Value(state.served_s, 0)
         if state.published is not None and state.indexed is not None:
             (ours, _), (theirs, _) = state.published, state.indexed
             if ours.epoch == theirs.epoch:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gzip
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from importlib.metadata import version as version_of
 from typing import Any, get_args
@@ -32,6 +32,7 @@ from monitor.view import Series as SeriesOf
 from ranker import answers
 from ranker.answers import JSON, Refused
 from ranker.api import REF, Problem
+from stream.health import Answer, Pages
 from stream.metrics import Metrics
 
 FOR_EVER = "public, max-age=31536000, immutable"
@@ -78,10 +79,15 @@ RANGE = [
 OPEN = [_parameter("open", {"type": "boolean", "default": False})]
 
 
-def make_app(board: Board, metrics: Metrics) -> FastAPI:
+def make_app(board: Board, metrics: Metrics, pages: Pages | None = None) -> FastAPI:
     """The application over a board that somebody else fills.
 
     A server that is told to leave waits for its streams: close the board first.
+
+    Parameters
+    ----------
+    pages
+        What answers ``/healthz``, ``/readyz`` and ``/metrics``, see `stream.service.serve`; nobody without.
     """
     app = FastAPI(title="instep monitor", version=version_of("instep"), redoc_url=None)
     app.add_middleware(answers.Counted, metrics=metrics, endless=frozenset({"/api/stream"}))
@@ -169,19 +175,8 @@ def make_app(board: Board, metrics: Metrics) -> FastAPI:
         found = Downloaded(asked.size_ms, since_ms, until_ms, rows, [msgspec.Raw(raw) for raw in began])
         return _packed(request, found, _saved_as(f"instep-{asked.query.size}.json"))
 
-    @app.get("/healthz", include_in_schema=False)
-    async def healthz() -> Response:
-        return Response("alive\n", media_type="text/plain")
-
-    @app.get("/readyz", include_in_schema=False)
-    async def readyz() -> Response:
-        if board.status is None:
-            return Response("waits for the first record of instep.samples\n", 503, media_type="text/plain")
-        return Response("ready\n", media_type="text/plain")
-
-    @app.get("/metrics", include_in_schema=False)
-    def metrics_page() -> Response:
-        return Response(metrics.page(), media_type="text/plain; version=0.0.4")
+    for path, page_of in (pages or {}).items():
+        app.get(path, include_in_schema=False)(partial(_plain, page_of))
 
     app.openapi = partial(_openapi, app)  # type: ignore[method-assign]
     return app
@@ -193,6 +188,11 @@ def _range(request: Request, board: Board) -> Range:
         return Range.of(answers.query(request, RangeQuery), board)
     except BadRange as e:
         raise Refused(400, str(e)) from None
+
+
+def _plain(page: Callable[[], Answer]) -> Response:
+    status, text = page()
+    return Response(text, status, media_type="text/plain; charset=utf-8")
 
 
 def _now_ms() -> int:

@@ -38,6 +38,13 @@ class Kept:
             )
         rows.append(row)
 
+    def at(self, row: Row) -> Row | None:
+        """The window in the place of a row; None if that is newer than all. One that is gone or was none is the row."""
+        rows = self._rows.get((row.size_ms, row.source))
+        if not rows or rows[-1].start_ms < row.start_ms:
+            return None
+        return next((one for one in reversed(rows) if one.start_ms == row.start_ms), row)
+
     def rows(self, size_ms: int, since_ms: int = 0, until_ms: int = 1 << 62) -> Iterator[Row]:
         """Rows of a size that begin in ``[since_ms, until_ms)``, source by source, oldest first."""
         for (size, _), rows in sorted(self._rows.items(), key=lambda item: item[0]):

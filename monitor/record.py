@@ -1,7 +1,7 @@
 """The record of alerts, a file of JSON lines: one when an alert is raised, one when it is over. An edge.
 
 The last line of an id is what is so. A line that was cut short by a crash is taken off at the next start; the judge,
-whose state is older then, raises that alert again.
+whose state is older then, finds that alert again, as it finds those that are there: they are no news.
 """
 
 from __future__ import annotations
@@ -44,14 +44,16 @@ class AlertRecord:
             path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("ab") if path is not None else None
 
-    def add(self, alert: Alert) -> None:
-        """Keep an alert as it is now. What is so already is not written again."""
-        if self._alerts.get(alert.id) == alert:
-            return
+    def add(self, alert: Alert) -> bool:
+        """Keep an alert as it is now; whether that is news. One that was over is not raised again."""
+        known = self._alerts.get(alert.id)
+        if known == alert or (known is not None and alert.is_open and not known.is_open):
+            return False
         self._remember(alert)
         if self._file is not None:
             self._file.write(encode_alert(alert) + b"\n")
             self._file.flush()
+        return True
 
     @property
     def alerts(self) -> list[Alert]:

@@ -15,12 +15,12 @@ see `ahead`. Everything else is taken in at once and reduced in blocks, so what 
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 
 import msgspec
 
 from monitor.data import DataWindow, paired
-from monitor.freshness import Freshness
+from monitor.freshness import Freshness, StageName
 from monitor.known import Known
 from monitor.lanes import SampleLane, ScoreLane
 from monitor.popular import N_CELLS, Popular
@@ -99,6 +99,25 @@ class Watch:
         """Whether scores or publications wait for samples to be read; then read samples only."""
         return bool(self._published.waiting) or any(self._early.values())
 
+    @property
+    def at_ms(self) -> int | None:
+        """Event time up to which everything has been read; None before every partition has begun."""
+        lanes = self._samples.values()
+        return (
+            None if any(lane.first_ms < 0 for lane in lanes) else min(lane.complete_ms for lane in lanes) + 1
+        )
+
+    @property
+    def stages(self) -> dict[StageName, tuple[Version, int]]:
+        """See `Freshness.stages`."""
+        return self._freshness.stages
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """What became of records by reason, as the joiners count it, over all partitions."""
+        total: Counter[str] = sum((Counter(lane.counts) for lane in self._samples.values()), Counter())
+        return dict(sorted(total.items()))
+
     def sample(self, partition: int, offset: int, message: Sample | Tick) -> None:
         """The next record of ``instep.samples``. OutOfOrderError if it is not behind the last one."""
         lane = self._samples[partition]
@@ -140,12 +159,12 @@ class Watch:
 
     def _advance(self) -> None:
         """Event time of some partition has come to another minute: close what can be closed."""
-        lanes = self._samples.values()
-        if any(lane.first_ms < 0 for lane in lanes):
+        until_ms = self.at_ms
+        if until_ms is None:
             return
         if self._floor_ms is None:
-            self._floor_ms = -(-max(lane.first_ms for lane in lanes) // MINUTE_MS) * MINUTE_MS
-        until_ms = min(lane.complete_ms for lane in lanes) + 1
+            first_ms = max(lane.first_ms for lane in self._samples.values())
+            self._floor_ms = -(-first_ms // MINUTE_MS) * MINUTE_MS
         if self._until_ms is not None and until_ms // MINUTE_MS == self._until_ms // MINUTE_MS:
             return
         self._until_ms = until_ms
@@ -157,7 +176,7 @@ class Watch:
         self._take_publications()
 
     def _close_data(self, size: int, start: int, window: DataWindow) -> None:
-        known, floor_ms = self._known, self._floor_ms or 0
+        known = self._known
         if size == MINUTE_MS:
             minute = start // MINUTE_MS
             self._reduce_read(minute, window)
@@ -167,10 +186,10 @@ class Watch:
                 del self._ranges[min(self._ranges)]
         elif size == TEN_MS:
             known.popular.close(start, window.tally.get("shown", (N_CELLS,)))
-        if start < floor_ms:
-            return
-        if self._first_ms is None and window.bins.arrays:
+        if self._first_ms is None and window.bins.arrays and start >= (self._floor_ms or 0):
             self._first_ms = start
+        if not self._is_shown(start):
+            return
         reference = self._references["data"][size]
         values = window.values(size, known, reference, unseen=self._knows_old(start))
         self._closed.append(Row("data", size, start, values, window.offsets))
@@ -191,7 +210,7 @@ class Watch:
                 continue
             self._samples[partition].scored(message.closed_ms, -1)
             if not message.held:
-                self._freshness.trained(message.closed_ms)
+                self._freshness.trained(message.version, message.closed_ms)
             minute = message.closed_ms // MINUTE_MS
             self._quality.at(message.closed_ms)
             block = self._predicted.setdefault(minute, [])
@@ -203,11 +222,11 @@ class Watch:
         if self._until_ms is None or self._quality.soonest_ms > self._until_ms:
             return
         scored_ms = min(max(lane.at_ms, self._samples[p].scored_until()) for p, lane in self._scores.items())
-        until_ms, floor_ms = min(scored_ms, self._until_ms), self._floor_ms or 0
+        until_ms = min(scored_ms, self._until_ms)
         for size, start, window in self._quality.close(until_ms):
             if size == MINUTE_MS:
                 self._reduce_predicted(start // MINUTE_MS, window)
-            if start < floor_ms:
+            if not self._is_shown(start):
                 continue
             reference = self._references["quality"][size]
             values = window.values(self.rules.kinds, reference)
@@ -219,7 +238,7 @@ class Watch:
 
     def _take_publications(self) -> None:
         for size, start, window in self._published.take(self._until_ms):
-            if start >= (self._floor_ms or 0):
+            if self._is_shown(start):
                 offsets = self._offsets_of(size, start)
                 self._closed.append(Row("codes", size, start, window.values(size), offsets))
 
@@ -240,6 +259,10 @@ class Watch:
         if block := self._predicted.pop(minute, []):
             window = window or self._quality.at(minute * MINUTE_MS)
             window.add(block, minute, self._known, ages=self._knows_old(minute * MINUTE_MS))
+
+    def _is_shown(self, start: int) -> bool:
+        """Whether all of a window was read, and slates were shown: a past that is sent ahead of them is no window."""
+        return self._first_ms is not None and start >= self._first_ms
 
     def _knows_old(self, at_ms: int) -> bool:
         """Whether slates have been seen for long enough to say what is new."""

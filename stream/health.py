@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
+from typing import Protocol
 
 from stream.frames import LogError
 
@@ -13,6 +14,20 @@ log = logging.getLogger(__name__)
 
 Answer = tuple[int, bytes]
 """Status and text."""
+Pages = Mapping[str, Callable[[], Answer]]
+"""By path, what answers it."""
+
+
+class Listening(Protocol):
+    """A server that answers from its making until it is left."""
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+
+    def __enter__(self) -> Listening: ...
+
+    def __exit__(self, *_: object) -> None: ...
 
 
 class Health:
@@ -38,7 +53,7 @@ class Health:
     b'alive'
     """
 
-    def __init__(self, host: str, port: int, pages: dict[str, Callable[[], Answer]]) -> None:
+    def __init__(self, host: str, port: int, pages: Pages) -> None:
         class Handler(BaseHTTPRequestHandler):
             timeout = 10  # a client that says nothing holds a thread no longer
 

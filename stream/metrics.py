@@ -141,6 +141,18 @@ METRICS = (
     ),
     Metric("instep_audit_bits_total", "counter", "Bits in which these differed; 0 is in step.", ("outcome",)),
     # monitor
+    Metric(
+        "instep_window_value",
+        "gauge",
+        "Figures of the newest window that has closed, those of enough.",
+        ("measure", "window"),
+    ),
+    Metric(
+        "instep_window_end_timestamp_seconds",
+        "gauge",
+        "Event time at which the newest window that has closed ends.",
+        ("source", "window"),
+    ),
     Metric("instep_alerts_total", "counter", "Alerts raised.", ("rule", "severity")),
     Metric("instep_alerts_open", "gauge", "Alerts that are raised and not over.", ("severity",)),
     Metric(

@@ -22,7 +22,7 @@ from threading import Event, Thread
 from types import FrameType
 from typing import NoReturn, Protocol
 
-from stream.health import Answer, Health
+from stream.health import Answer, Health, Listening, Pages
 from stream.log import Unavailable
 from stream.metrics import Metrics
 
@@ -86,6 +86,7 @@ def serve(
     once: bool = False,
     host: str = "127.0.0.1",
     port: int = 0,
+    listen: Callable[[str, int, Pages], Listening] = Health,
     stall_s: float = 60.0,
     retry_s: tuple[float, float] = (1.0, 30.0),
     idle_s: float = 0.01,
@@ -103,6 +104,8 @@ def serve(
         Return when the worker is drained.
     host, port
         Of ``/healthz``, ``/readyz`` and ``/metrics``; port 0 takes a free one, which is logged.
+    listen
+        What answers there while the worker is served.
     stall_s
         ``/healthz`` says 503 when the last step, or the building of the worker, began longer ago than this, and after
         five times as long the process ends.
@@ -122,7 +125,7 @@ def serve(
     shell = _Shell(build, metrics, once, stall_s, retry_s, idle_s)
     pages = {"/healthz": shell.healthz, "/readyz": shell.readyz, "/metrics": shell.metrics_page}
     Thread(target=shell.watch, daemon=True).start()
-    with Health(host, port, pages) as health, told_to_finish(shell.stop):
+    with listen(host, port, pages) as health, told_to_finish(shell.stop):
         log.info("serving worker=%s host=%s port=%d", metrics.worker, host, health.port)
         shell.run()
         log.info("left worker=%s", metrics.worker)

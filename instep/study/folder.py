@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -11,6 +10,7 @@ import pyarrow.parquet as pq
 from instep.study.report import render
 from instep.study.results import Study, decode_study, encode_study
 from instep.study.tables import arrow, markdown
+from stream.whole import whole
 
 JSON, MARKDOWN, PARQUET, REPORT = "study.json", "study.md", "study.parquet", "report.html"
 
@@ -44,13 +44,3 @@ def read(folder: Path) -> Study:
         return decode_study(raw)
     except (msgspec.MsgspecError, UnicodeDecodeError) as e:
         raise StudyError(f"{path}: expected a study, got: {e}") from None
-
-
-def whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Have a file written, which goes by its name only when it is complete."""
-    aside = path.with_name(f".{path.name}.part")
-    try:
-        write(aside)
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)

@@ -17,9 +17,9 @@ from msgspec.structs import replace
 
 from instep import cli
 from instep.console import LOG_NAME
-from instep.shown import BoardError, read_board, write_board
 from instep.study import folder
 from instep.study.report import render
+from monitor.folder import BoardError, Folder
 from monitor.record import AlertRecord
 from monitor.static import render as render_board
 from stream.events import Action, Impression
@@ -463,14 +463,14 @@ class TestReport:
 
     def test_what_was_watched_of_a_replay_is_drawn(self, done: Callable[..., str], tmp_path: Path) -> None:
         board = day.board(n_hours=1)
-        path = write_board(board, tmp_path)
+        path = Folder(tmp_path).keep(board)
         assert done("report", tmp_path) == f"written to {tmp_path}/monitor.html\n"
         assert (tmp_path / "monitor.html").read_text() == render_board(
             board, f"{tmp_path.name}: instep monitor"
         )
         path.write_bytes(b"other")
         with pytest.raises(BoardError, match=r"monitor\.msgpack: expected the board of a monitor, got: "):
-            read_board(tmp_path)
+            Folder(tmp_path).board()
 
     def test_a_folder_without_one_is_one_line(self, refused: Refused, tmp_path: Path) -> None:
         assert refused("report", tmp_path) == f"{tmp_path}/study.json: No such file or directory"

@@ -8,7 +8,8 @@ from typing import cast
 import numpy as np
 
 from monitor.alert import Alert, cleared
-from monitor.board import Band, Board, Stage, StageName, Status
+from monitor.board import Band, Board, Stage, Status
+from monitor.freshness import StageName
 from monitor.layout import SOURCES as SOURCE_OF
 from monitor.measures import MEASURES, Panel, measure_of
 from monitor.row import SIZES_MS, Row, Source, Value

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from monitor.monitor import Monitor
 from monitor.watch import Watch
 from monitor.watched import WatchRules
 from stream.events import Origin, Sample, Tick, Version, key_of
@@ -51,7 +52,7 @@ class Messages:
         ]
 
 
-def feed(watch: Watch, topic: str, partition: int, offset: int, message: Message) -> None:
+def feed(watch: Watch | Monitor, topic: str, partition: int, offset: int, message: Message) -> None:
     """One record."""
     if isinstance(message, Scored):
         watch.scored(partition, offset, message)

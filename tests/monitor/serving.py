@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Thread
-
-import uvicorn
 
 from monitor.board import Board
-from monitor.http import make_app
+from monitor.server import Server
+from stream.health import Pages
 from stream.metrics import Metrics
 
 
 @contextmanager
-def listening(board: Board, port: int = 0) -> Iterator[str]:
+def listening(board: Board, port: int = 0, pages: Pages | None = None) -> Iterator[str]:
     """The monitor's page over a board, closed at the end; where it is."""
-    app = make_app(board, Metrics("monitor"))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, ws="none"))
-    with socket.create_server(("127.0.0.1", port)) as listening:
-        thread = Thread(target=server.run, kwargs={"sockets": [listening]})
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listening.getsockname()[1]}/"
-        finally:
-            board.close()
-            server.should_exit = True
-            thread.join()
+    with Server(board, Metrics("monitor"), "127.0.0.1", port, pages) as server:
+        yield f"http://127.0.0.1:{server.port}/"

@@ -133,3 +133,14 @@ def test_the_day_that_the_page_is_tried_with_has_every_measure() -> None:
     day = made.board(n_hours=1)
     names = {name for row in day.rows(MINUTE_MS) for name in row.values}
     assert {measure_of(name).name for name in names} == {measure.name for measure in MEASURES}
+
+
+def test_a_window_that_is_shown_stands_and_one_that_is_gone_does_not_come_back() -> None:
+    board = Board()
+    assert board.add(row(3)) == row(3)
+    other = Row("data", MINUTE_MS, 3 * MINUTE_MS, {"data.events": Value(9.0, 60)})
+    assert board.add(other) == row(3)
+    assert board.add(row(1)) == row(1)
+    assert (board.rows(MINUTE_MS), board.last) == ([row(3)], 1)
+    assert board.add(row(4)) == row(4)
+    assert board.rows(MINUTE_MS) == [row(3), row(4)]

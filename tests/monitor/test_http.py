@@ -72,11 +72,9 @@ def test_before_anything_came_it_says_what_it_waits_for() -> None:
     board = Board()
     http = TestClient(make_app(board, Metrics("monitor")))
     assert http.get("/api/state").json()["waits_for"] == "the first record of instep.samples"
-    assert http.get("/readyz").status_code == 503
     board.tell(made.status(0, at_ms=90_000))
     waits = "the first minute to close, at 1970-01-01T00:02:00Z of event time"
     assert http.get("/api/state").json()["waits_for"] == waits
-    assert http.get("/readyz").status_code == 200
     board.add(Row("data", MINUTE_MS, 60_000, {"data.events": Value(1.0, 60)}))
     assert http.get("/api/state").json()["waits_for"] == ""
 
@@ -306,9 +304,11 @@ def test_nothing_can_be_changed(http: TestClient) -> None:
     assert error(http, "/nowhere", 404) == "expected a path of /docs, got GET /nowhere"
 
 
-def test_it_says_that_it_lives_and_counts_who_asks(http: TestClient) -> None:
-    assert http.get("/healthz").text == "alive\n"
-    assert http.get("/readyz").text == "ready\n"
+def test_it_answers_for_the_worker_beside_it_and_counts_who_asks(board: Board) -> None:
+    metrics = Metrics("monitor")
+    pages = {"/readyz": lambda: (503, b"starting\n"), "/metrics": lambda: (200, metrics.page())}
+    http = TestClient(make_app(board, metrics, pages))
+    assert (http.get("/readyz").status_code, http.get("/readyz").text) == (503, "starting\n")
     http.get("/alerts")
     line = 'instep_requests_total{path="/alerts",status="200",worker="monitor"}'
     assert line in http.get("/metrics").text

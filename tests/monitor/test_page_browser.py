@@ -16,9 +16,9 @@ import msgspec
 import pytest
 from playwright.sync_api import Browser, Page, Request, Route, expect
 
-from instep.shown import write_board, write_page
 from monitor.alert import cleared
 from monitor.board import Board
+from monitor.folder import Folder
 from monitor.row import Row, Value
 from tests.browsing import SIZES, chromium
 from tests.monitor import made
@@ -403,8 +403,8 @@ def test_every_control_has_a_name_and_every_heading_its_place(opened: Opening) -
 
 
 def test_a_finished_replay_is_the_same_page_in_one_file(opened: Opening, tmp_path: Path) -> None:
-    write_board(made.board(n_hours=24), tmp_path)
-    page = opened(write_page(tmp_path).as_uri())
+    Folder(tmp_path).keep(made.board(n_hours=24))
+    page = opened(Folder(tmp_path).draw().as_uri())
     settled(page)
     expect(page.locator("#connection")).to_have_text("a finished replay")
     expect(page.locator("[data-cell=learning] .big")).to_have_text("was learning")

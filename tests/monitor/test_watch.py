@@ -258,12 +258,25 @@ def test_a_state_of_other_rules_is_refused() -> None:
 
 def test_a_tick_that_says_again_how_far_time_has_come_opens_no_window_anew() -> None:
     watch = Watch(rules(1))
+    first = next(m for m in make(1, partitions=1).samples[0] if isinstance(m, Sample))
+    watch.sample(0, 0, msgspec.structs.replace(first, closed_ms=START_MS))
     ticks = [START_MS, START_MS + MINUTE_MS - 1, START_MS + MINUTE_MS - 1, START_MS + 2 * MINUTE_MS]
-    for offset, at_ms in enumerate(ticks):
-        watch.sample(0, offset, Tick(at_ms, read={"impression": 10 * offset + 10}, counts={"in": 5}))
+    for n, at_ms in enumerate(ticks):
+        watch.sample(0, n + 1, Tick(at_ms, read={"impression": 10 * n + 10}, counts={"in": 5}))
     rows = by_source(watch.take())["data", MINUTE_MS]
     assert [r.start_ms - START_MS for r in rows] == [0, MINUTE_MS]
     assert [r.values["data.impressions"].value for r in rows] == [10 / 60, 10 / 60]
+
+
+def test_a_past_that_is_sent_ahead_of_the_first_slates_is_no_window() -> None:
+    later = make(12, partitions=1)
+    past = [Tick(START_MS - n * MINUTE_MS, read={"click": 600 - 9 * n}) for n in range(70, 0, -1)]
+    watch = Watch(rules(1))
+    for offset, message in enumerate([*past, *later.samples[0]]):
+        watch.sample(0, offset, message)
+    rows = by_source(watch.take())
+    assert [r.start_ms - START_MS for r in rows["data", MINUTE_MS]] == [MINUTE_MS * n for n in range(12)]
+    assert [r.start_ms - START_MS for r in rows["data", 10 * MINUTE_MS]] == [0]
 
 
 def test_samples_ahead_of_the_ticks_are_in_one_window_each() -> None:
