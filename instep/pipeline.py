@@ -18,6 +18,7 @@ from msgspec import Struct
 from indexer.index import MemoryIndex
 from indexer.refresh import refresh
 from instep.settings import Settings
+from monitor.monitor import Monitor
 from monitor.watch import Watch
 from stream.dead import TooManyDeadError as TooManyDeadError
 from stream.dead import check_dead
@@ -76,7 +77,7 @@ class Pipeline:
         path: Path | None = None,
         on_step: Callable[[Step], None] | None = None,
         refresh_every: int = 1,
-        watch: Watch | None = None,
+        watch: Watch | Monitor | None = None,
         saves: bool = True,
     ) -> None:
         self.settings = settings
@@ -257,7 +258,7 @@ class Pipeline:
                 self._watch.sample(p, r.offset, decode_sample(r.value))
             self._shown[p] += n
 
-    def _show_scores(self, watch: Watch, step: Step) -> None:
+    def _show_scores(self, watch: Watch | Monitor, step: Step) -> None:
         for sample, p in zip(step.samples, np.split(step.predicted.p, step.batch.first[1:-1]), strict=True):
             partition = sample.origin.partition
             said = scored(sample, step.version, p, held=bool(step.why_held))

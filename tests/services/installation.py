@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import msgspec
 
@@ -51,6 +53,7 @@ class Installation:
         raw["redis"] |= {"url": redis_url, "prefix": name}
         raw["service"]["ports"] = dict.fromkeys(raw["service"]["ports"], 0)
         raw["trainer"]["checkpoints"] = str(folder / "checkpoints")
+        raw["monitor"] |= {"port": 0, "folder": str(folder / "monitor")}
         for section, values in sections.items():
             raw[section] |= values
         self.folder = folder
@@ -62,10 +65,16 @@ class Installation:
         self._n_told: dict[str, int] = {}
         self._sources: dict[str, KafkaSource] = {}
 
-    def instep(self, *words: str, code: int = 0) -> str:
+    def instep(self, *words: str, code: int = 0, settings: bool = True) -> str:
         """Run a command to its end; what it wrote. AssertionError if it did not end with this code."""
         done = subprocess.run(
-            [sys.executable, "-m", "instep.cli", *words, "--settings", str(self.file)],
+            [
+                sys.executable,
+                "-m",
+                "instep.cli",
+                *words,
+                *(("--settings", str(self.file)) if settings else ()),
+            ],
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -158,9 +167,25 @@ class Installation:
                 return -1 if version is None else (version.epoch << 32) + version.step
             if worker == "profiles":
                 return sum(self.profiles.place(p) or 0 for p in range(self.settings.stream.partitions))
+            if worker == "monitor":
+                return round(self.counted(worker, "instep_records_in_total"))
             return sum(self._source("samples" if worker == "joiner" else "model").end().values())
-        except Unavailable:
+        except (Unavailable, OSError):
             return -1
+
+    def address(self, worker: str, n: int = 1) -> str:
+        """Where a process that was started answers over HTTP. OSError if it does not say so yet."""
+        told = self.log(worker, n).read_text(errors="replace")[self._n_told[f"{worker} {n}"] :]
+        found = re.search(r"serving worker=\w+ host=(\S+) port=(\d+)", told)
+        if found is None:
+            raise ConnectionError(f"{worker} does not listen yet")
+        return f"http://{found[1]}:{found[2]}"
+
+    def counted(self, worker: str, name: str) -> float:
+        """The sum of a metric over its labels. OSError if the worker does not answer."""
+        with urlopen(f"{self.address(worker)}/metrics", timeout=WITHIN_S) as answer:
+            page = answer.read().decode()
+        return sum(float(value) for value in re.findall(rf"^{name}\{{.*\}} (\S+)$", page, re.MULTILINE))
 
     def wait(self, condition: Callable[[], bool], what: str, within_s: float = WITHIN_S) -> None:
         """Return when it holds; AssertionError if a worker ends by itself before, or time is up."""
