@@ -66,6 +66,9 @@ def replay(
         Path | None, typer.Option(help=f"The {SETTINGS_NAME} beside the log if not given.")
     ] = None,
     poll: Annotated[int, typer.Option(min=1, help="Records read at a time; changes nothing else.")] = 512,
+    monitor: Annotated[
+        bool, typer.Option("--monitor", help="Watch it too: windows, alerts, and a page of them.")
+    ] = False,
     from_alert: Annotated[
         str | None,
         typer.Option(metavar="ID", help="Score only the events of an alert's windows; see --alerts."),
@@ -75,6 +78,8 @@ def replay(
     """Run the whole loop over a log as fast as it can, and print what the model would have scored."""
     if (from_alert is None) != (alerts is None):
         raise typer.BadParameter("expected both --from-alert and --alerts, or neither, got one")
+    if monitor and from_alert is not None:
+        raise typer.BadParameter("expected --monitor or --from-alert, got both")
     from instep import replay as replaying
     from instep.pipeline import TooManyDeadError
     from instep.stretch import replay_stretch
@@ -99,9 +104,11 @@ def replay(
         if from_alert is not None and alerts is not None:
             found = replay_stretch(log, chosen, find_alert(alerts, from_alert), out, **how)
         else:
-            found = replaying.replay(log, chosen, out, **how)
+            found = replaying.replay(log, chosen, out, watch=monitor, **how)
     _print(console, found)
     typer.echo(f"written to {out / 'metrics.json'}")
+    if monitor:
+        typer.echo(f"written to {out / 'monitor.html'}, and the alerts to {out / 'alerts.jsonl'}")
     # Of a short log too few are dead to stop the loop on the way; here the whole of it is known.
     dead = {name: n for name, n in found["counts"].items() if name.startswith("dead.")}
     n_dead, n_in = sum(dead.values()), found["counts"].get("in", 0)

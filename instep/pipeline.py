@@ -27,8 +27,8 @@ from stream.join import Dead, Joiner
 from stream.log import MemoryLog, Offsets, Record, Source
 from trainer import checkpoint
 from trainer.learner import Learner
-from trainer.loop import Loop, Standing, Step, crossed
-from trainer.publication import Assembler
+from trainer.loop import Loop, Standing, Step, crossed, difference
+from trainer.publication import Assembler, Said
 from trainer.scored import scored
 
 log = logging.getLogger(__name__)
@@ -46,6 +46,11 @@ class _Saved(Struct):
     """Samples joined and not learned: partition, offset, value."""
     standing: Standing
     n_candidates: int
+    said: Said = Said(None, None)
+    watched: bytes | None = None
+    """State of the watch. A batch is learned when every partition has passed it, so nothing waits to be seen; but of a
+    log that ends earlier in some partitions, and then one that goes on with it watches anew."""
+    n_scored: dict[int, int] = {}
 
 
 class Pipeline:
@@ -117,6 +122,7 @@ class Pipeline:
             standing=saved.standing,
             gate=settings.breaker_gate(),
             canary=settings.canary(),
+            said=saved.said,
             read_back=lambda p, start, end: self.samples.read(p, start, end - start),
             on_step=self._stepped,
         )
@@ -124,6 +130,9 @@ class Pipeline:
         self._sink = self.samples.sink()
         self._shown = dict(saved.samples)
         self._n_scored = dict.fromkeys(self.joiners, 0)
+        if watch is not None and saved.watched is not None:
+            watch.load(saved.watched)
+            self._shown, self._n_scored = dict(watch.offsets["samples"]), saved.n_scored
         source.seek({p: joiner.next_offset for p, joiner in self.joiners.items()})
 
     def pump(self, max_records: int = 512) -> int:
@@ -194,6 +203,9 @@ class Pipeline:
             waiting=[(r.partition, r.offset, r.value) for r in waiting],
             standing=self.loop.saved(),
             n_candidates=self.n_candidates,
+            said=self.loop.said,
+            watched=self._watch.state() if self._watch is not None and not self._watch.ahead else None,
+            n_scored=self._n_scored,
         )
         joiners = {p: joiner.snapshot() for p, joiner in self.joiners.items()}
         blobs = {"place": msgspec.msgpack.encode(saved), "joiners": msgspec.msgpack.encode(joiners)}
@@ -223,6 +235,8 @@ class Pipeline:
         self.samples = MemoryLog(len(self.joiners), start=saved.kept)
         for p, _, value in saved.waiting:
             self.samples.append(p, b"", value)
+        whole = difference(self.learner, saved.version, None, saved.standing.learned_ms, saved.samples, [])
+        self.index.apply(refresh(whole, self.learner.table.planes))
         log.info("resumed checkpoint=%s n_waiting=%d", found.name, len(saved.waiting))
         return saved
 

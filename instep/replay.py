@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,9 @@ import numpy as np
 from instep.pipeline import Pipeline
 from instep.scorebook import Records, Scorebook, of_kind
 from instep.settings import Settings, SettingsError
+from instep.watching import watching
 from stream.files import FileSource
-from trainer.checkpoint import weights_sha256
+from trainer.checkpoint import names, weights_sha256
 from trainer.intervals import standard_errors
 from trainer.loop import Step
 from trainer.scores import metrics
@@ -64,6 +66,7 @@ def replay(
     checkpoint: Path | None = None,
     refresh: Refresh | None = None,
     poll: int = 512,
+    watch: bool = False,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> dict[str, Any]:
     """Run the loop over a log and write ``out/metrics.json``.
@@ -76,6 +79,9 @@ def replay(
         Folder; if it holds a checkpoint of an earlier run of the same log, this goes on from there.
     poll
         Records read at a time; the result does not depend on it.
+    watch
+        Whether a monitor sees it too: what it saw goes to ``out`` as well, see `monitor.folder`. A run that is gone on
+        with was watched from its beginning, or is from here on.
 
     Returns
     -------
@@ -92,20 +98,31 @@ def replay(
             origin = step.samples[-1].origin
             pipeline.learner.frozen = origin.offset >= refresh.frozen * end[origin.partition]
 
-    pipeline = Pipeline(settings, source, checkpoint, stepped, refresh_every=refresh.every)
-    book = Scorebook(out / "scores.bin", pipeline.n_candidates, len(settings.kinds))
-    pipeline.on_save = book.flush
-    pipeline.learner.frozen = pipeline.learner.frozen or refresh.frozen == 0
-    while pipeline.pump(poll):
-        if on_progress is not None:
-            tail = book.tail(20_000)
-            recent = metrics(tail["p"], tail["label"], tail["user"]) if len(tail) else {}
-            on_progress(
-                Progress(
-                    source.bytes_done, source.bytes_total, pipeline.n_candidates, pipeline.loop.at_ms, recent
-                )
-            )
-    pipeline.finish()
+    def saves() -> None:
+        book.flush()
+        if watched is not None:
+            watched.keep()
+
+    goes_on = checkpoint is not None and bool(names(checkpoint))
+    with watching(settings, out, goes_on=goes_on) if watch else nullcontext() as watched:
+        monitor = None if watched is None else watched.monitor
+        every = refresh.every
+        pipeline = Pipeline(settings, source, checkpoint, stepped, refresh_every=every, watch=monitor)
+        book = Scorebook(out / "scores.bin", pipeline.n_candidates, len(settings.kinds))
+        pipeline.on_save = saves
+        pipeline.learner.frozen = pipeline.learner.frozen or refresh.frozen == 0
+        while pipeline.pump(poll):
+            if monitor is not None:
+                monitor.turn()
+            if on_progress is not None:
+                tail = book.tail(20_000)
+                recent = metrics(tail["p"], tail["label"], tail["user"]) if len(tail) else {}
+                done, total = source.bytes_done, source.bytes_total
+                on_progress(Progress(done, total, pipeline.n_candidates, pipeline.loop.at_ms, recent))
+        pipeline.finish()
+        if watched is not None:
+            watched.keep()
+            watched.folder.draw()
     found = summary(pipeline, book.records())
     (out / "metrics.json").write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
     return found

@@ -241,12 +241,11 @@ def _monitor(settings: Settings, metrics: Metrics, once: bool) -> None:
     from monitor.folder import Folder
     from monitor.monitor import Monitor
     from monitor.record import AlertRecord
-    from monitor.rules import read_rules
     from monitor.server import Server
     from monitor.webhook import Webhook
 
     m, cluster = settings.monitor, settings.cluster()
-    rules = read_rules(Path(m.rules) if m.rules else None)
+    rules = settings.alert_rules()
     folder = Folder(Path(m.folder))
     board = folder.board() if folder.has_board else Board()
     board.run = uuid4().hex

@@ -27,6 +27,7 @@ from stream.join import JoinRules
 
 if TYPE_CHECKING:  # each is imported where it is made: a joiner needs no torch, a replay no Kafka
     from monitor.breaker import Breaker
+    from monitor.rules import Rules
     from monitor.watched import WatchRules
     from ranker.ranker import Scorer
     from stream.cluster import Cluster
@@ -164,6 +165,12 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
             planes=make_planes(self.n_coded, m.dim, m.bits, m.seed),
             k=m.top_k,
         )
+
+    def alert_rules(self) -> Rules:
+        """What windows are judged by. RulesError if the file of rules cannot be used."""
+        from monitor.rules import read_rules
+
+        return read_rules(Path(self.monitor.rules) if self.monitor.rules else None)
 
     def cluster(self) -> Cluster:
         """The Kafka cluster. LogError if ``kafka.client`` has what cannot be there."""

@@ -80,13 +80,10 @@ class Monitor:
         self._made_with = _digest(rules)
         self._delivery = delivery
         self._has_breaker = has_breaker
-        saved = self._decoded(state)
-        self._watch = Watch(rules, None if saved is None else saved.watch)
-        self._judge = Judge(judged_by) if saved is None else Judge.decode(judged_by, saved.judge)
-        self._standing = Standing() if saved is None else saved.standing
-        delivery.resume(self._judge.open, self._watch.at_ms or 0)
-        for alert in delivery.record.alerts:
-            board.put(alert)
+        self._rules = rules
+        self._judged_by = judged_by
+        self._standing = Standing()
+        self._begin(self._decoded(state))
 
     @property
     def offsets(self) -> dict[str, dict[int, int]]:
@@ -154,11 +151,23 @@ class Monitor:
             )
         )
 
-    def encode(self) -> bytes:
+    def load(self, state: bytes) -> None:
+        """Go on from the state of an earlier one; see there."""
+        self._begin(self._decoded(state))
+
+    def state(self) -> bytes:
         """All that another one needs to go on; what is shown is kept by `Board.encode`."""
         return msgspec.msgpack.encode(
             _Saved(self._made_with, self._watch.state(), self._judge.encode(), self._standing)
         )
+
+    def _begin(self, saved: _Saved | None) -> None:
+        self._watch = Watch(self._rules, None if saved is None else saved.watch)
+        self._judge = Judge(self._judged_by) if saved is None else Judge.decode(self._judged_by, saved.judge)
+        self._standing = Standing() if saved is None else saved.standing
+        self._delivery.resume(self._judge.open, self._watch.at_ms or 0)
+        for alert in self._delivery.record.alerts:
+            self.board.put(alert)
 
     def _decoded(self, state: bytes | None) -> _Saved | None:
         if state is None:

@@ -80,7 +80,7 @@ class Watch:
         self._ranges: dict[int, dict[int, tuple[int, int]]] = {}
         self._closed: list[Row] = []
         if state is not None:
-            self._load(msgspec.msgpack.decode(state, type=WatchState))
+            self.load(state)
 
     @property
     def offsets(self) -> dict[str, dict[int, int]]:
@@ -296,7 +296,9 @@ class Watch:
             )
         )
 
-    def _load(self, state: WatchState) -> None:
+    def load(self, raw: bytes) -> None:
+        """Go on from the state of an earlier one. Raises as the constructor does."""
+        state = msgspec.msgpack.decode(raw, type=WatchState)
         declared = _names(self.rules)
         if set(state.samples) != set(self._samples) or set(state.seen) != set(declared):
             raise ValueError(

@@ -126,7 +126,7 @@ class MonitorWorker:
     def keep(self) -> None:
         """Write what is shown and where this stands."""
         with self._metrics.timed("instep_commit_seconds"):
-            self._folder.keep(self._monitor.board, self._monitor.encode())
+            self._folder.keep(self._monitor.board, self._monitor.state())
         self._kept_ms = self._now_ms()
 
     def _seek(self, topic: str, source: Source) -> None:

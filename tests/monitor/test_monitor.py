@@ -91,7 +91,7 @@ def run(
                 feed(monitor, topic, partition, offset, message)
                 monitor.turn()
             if n % keep_every == keep_every - 1:
-                state = monitor.encode()
+                state = monitor.state()
         if stop < len(records):
             monitor = Monitor(rules(), often, board, delivery, state=state)
     return board, delivery.told
@@ -186,7 +186,7 @@ def test_what_was_held_is_known_after_a_restart() -> None:
     monitor = a_monitor()
     monitor.published(published(0), 1)
     monitor.published(published(1, "ordered"), 2)
-    again = a_monitor(state=monitor.encode())
+    again = a_monitor(state=monitor.state())
     for p in (0, 1):
         again.sample(p, 0, Tick(START_MS))
     again.tell()
@@ -197,7 +197,7 @@ def test_what_was_held_is_known_after_a_restart() -> None:
 def test_a_state_of_other_settings_or_none_at_all_begins_anew(caplog: pytest.LogCaptureFixture) -> None:
     monitor = a_monitor()
     monitor.sample(0, 5, Tick(START_MS))
-    state = monitor.encode()
+    state = monitor.state()
     assert a_monitor(state=state).offsets["samples"] == {0: 6, 1: 0}
     assert not caplog.records
     assert a_monitor(rules(kinds=("click", "like")), state=state).offsets["samples"] == {0: 0, 1: 0}
@@ -215,12 +215,12 @@ def test_a_folder_gives_back_what_was_kept_in_it(tmp_path: Path) -> None:
         feed(monitor, topic, partition, offset, message)
         monitor.turn()
     monitor.tell()
-    path = folder.keep(monitor.board, monitor.encode())
+    path = folder.keep(monitor.board, monitor.state())
     assert folder.has_board
     again = folder.board()
     assert kept(again) == kept(monitor.board)
     assert again.status == monitor.board.status
-    assert folder.state() == monitor.encode()
+    assert folder.state() == monitor.state()
     assert sorted(p.name for p in folder.path.iterdir()) == ["monitor.msgpack", "state.msgpack"]
     assert folder.draw().read_text().startswith("<!doctype html>")
     path.write_bytes(b"other")
