@@ -30,6 +30,8 @@ from tests.worlds import product
 
 PIECE = 60
 """Slates in a piece."""
+SOME = {"joiner": 60, "profiles": 100, "trainer": 12, "indexer": 5, "monitor": 60}
+"""Less than what comes of a piece, by the worker that makes it."""
 IN_CI = (
     *("kill each", "kill each", "freeze kafka, kill each", "stop each", "restart kafka"),
     *("restart redis", "flush redis", "a joiner comes and goes"),
@@ -119,9 +121,7 @@ class Trial:
         """Send a piece, and return when the worker is somewhere in the middle of it."""
         before = self.loop.progress(worker)
         self.loop.write(self._pieces.pop(0))
-        until = before + int(
-            self._rng.integers(1, {"joiner": 60, "profiles": 100, "trainer": 12, "indexer": 5}[worker])
-        )
+        until = before + int(self._rng.integers(1, SOME[worker]))
         what = f"{worker} to get from {before} to {until}"
         self.loop.wait(lambda: self.loop.progress(worker) >= until, what)
 

@@ -33,6 +33,7 @@ def test_a_loop_that_is_disturbed_everywhere_comes_to_the_end_of_an_undisturbed_
     own_kafka: LocalKafka, own_redis: LocalRedis, tmp_path: Path
 ) -> None:
     with trial(tmp_path / "loop", own_kafka, own_redis, IN_CI, seed=1) as (run, expected):
+        assert {row.source for row in expected.windows[60_000]} == {"data", "quality", "codes"}
         run.run(IN_CI)
         assert differences(run.loop, expected) == []
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -11,9 +12,16 @@ import numpy as np
 from indexer.index import MemoryIndex, Update
 from instep.pipeline import Pipeline
 from instep.settings import Settings
+from monitor.board import Board
+from monitor.delivery import Delivery
+from monitor.folder import Folder
+from monitor.monitor import Monitor
+from monitor.record import AlertRecord
+from monitor.row import SIZES_MS, Row
 from stream.events import Version, encode_sample
 from stream.join import Dead, Joiner
 from stream.log import MemoryLog, Record
+from stream.metrics import Metrics
 from tests.services import kept
 from tests.services.installation import Installation
 from tests.services.kept import Kept
@@ -54,6 +62,8 @@ class Undisturbed:
     """Up to the last publication."""
     index: Update
     profiles: Kept
+    windows: dict[int, list[Row]]
+    """What a monitor shows, by size, but how far the stages had come."""
     records: list[Record]
     """The log."""
 
@@ -82,10 +92,12 @@ def undisturbed(settings: Settings, records: Iterable[Record]) -> Undisturbed:
             score = (sample.impression, sample.stage, step.version, predicted, sample.labels)
             scores[sample.origin.partition].append(score)
 
-    pipeline = Pipeline(settings, log.source(), on_step=on_step)
+    board, delivery = Board(), Delivery(AlertRecord(), Metrics("monitor"))
+    monitor = Monitor(settings.watch_rules(), settings.alert_rules(), board, delivery)
+    pipeline = Pipeline(settings, log.source(), on_step=on_step, watch=monitor)
     pipeline.index = recording = _Recording()
     while pipeline.pump():
-        pass
+        monitor.turn()
     index = recording.load()
     assert index is not None, "expected a log that is long enough for a publication"
     return Undisturbed(
@@ -99,6 +111,7 @@ def undisturbed(settings: Settings, records: Iterable[Record]) -> Undisturbed:
         scores=[[s for s in some if s[2] <= index.version] for some in scores],
         index=index,
         profiles=kept.expected(settings, records),
+        windows=shown(board),
         records=records,
     )
 
@@ -110,7 +123,30 @@ def differences(loop: Installation, expected: Undisturbed) -> list[str]:
         *_of_the_profiles(loop, expected),
         *_of_the_model(loop, expected),
         *_of_the_index(loop, expected),
+        *_of_the_monitor(loop, expected),
     ]
+
+
+def shown(board: Board) -> dict[int, list[Row]]:
+    """Windows of what is in the topics, by size."""
+    return {size: [r for r in board.rows(size) if r.source != "freshness"] for size in SIZES_MS}
+
+
+def _of_the_monitor(loop: Installation, expected: Undisturbed) -> list[str]:
+    windows, found = shown(Folder(Path(loop.settings.monitor.folder)).board()), []
+    for size, wanted in expected.windows.items():
+        got = {(r.source, r.start_ms): r for r in windows[size]}
+        # of the newest, scores or publications may not have been written yet
+        late = {(r.source, r.start_ms) for r in wanted} - got.keys()
+        if len(late) > len({source for source, _ in late}) or ("data" in {source for source, _ in late}):
+            found.append(
+                f"windows of {size} ms: expected {len(wanted)}, got {len(got)}, without {sorted(late)}"
+            )
+        wrong = [r for r in wanted if got.get((r.source, r.start_ms), r) != r]
+        found += [f"window of {r.source} at {r.start_ms} of {size} ms: expected other figures" for r in wrong]
+        if got.keys() - {(r.source, r.start_ms) for r in wanted}:
+            found.append(f"windows of {size} ms: expected {len(wanted)}, got {len(got)}")
+    return found
 
 
 def _of_the_join(loop: Installation, expected: Undisturbed) -> list[str]:
