@@ -15,7 +15,7 @@ setup: .venv/ready
 	touch $@
 
 demo: setup ## a click stream joined, learned, indexed and ranked, in one process
-	$(BIN)/instep demo --minutes $(MINUTES)
+	$(BIN)/instep demo --minutes $(MINUTES) --out build/demo
 
 test: setup ## every test and every example in the docs
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile

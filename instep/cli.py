@@ -126,11 +126,15 @@ def demo(
     ] = 1.0,
     events: Annotated[int | None, typer.Option(min=400, help="Slates to show, instead of --minutes.")] = None,
     seed: Seed = 0,
+    out: Annotated[Path, typer.Option(help="Folder for the page of what a monitor saw.")] = Path(
+        "build/demo"
+    ),
 ) -> None:
     """A simulated click stream joined, learned, indexed and ranked before your eyes; half way the world drifts."""
     from instep.demo import run
 
-    run(Console(), minutes=minutes, n_slates=events, seed=seed)
+    make_folder(out)
+    run(Console(), out, minutes=minutes, n_slates=events, seed=seed)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,12 +27,17 @@ from instep.pipeline import Pipeline
 from instep.probe import Overlap, overlap
 from instep.settings import Settings, check
 from instep.simulator import MovedItems, NewItems, ShiftedInterests, Truth, World, events
+from instep.watching import watching
+from monitor.monitor import Monitor
+from monitor.server import Server
 from ranker.mirror import Mirror
 from ranker.ranker import Ranker
 from stream.events import Action, Event, Impression, Origin, Tick, encode_event, key_of
 from stream.files import partition_of
 from stream.log import MemoryLog
+from stream.metrics import Metrics
 from stream.profiles import MemoryProfiles
+from stream.service import now_ms
 from trainer.intervals import paired_bootstrap
 from trainer.learner import Learner
 from trainer.loop import Step
@@ -57,7 +63,7 @@ class Track:
 class Demo:
     """The stream, the pipeline, two models beside it, and what is known of all of them."""
 
-    def __init__(self, n_slates: int, seed: int) -> None:
+    def __init__(self, n_slates: int, seed: int, watch: Monitor | None = None) -> None:
         self.n_slates = n_slates
         self.world = World(
             seed=seed,
@@ -65,9 +71,10 @@ class Demo:
             n_items=1_200,
             history_median=200.0,
             history_days=2.0,
-            slates_per_s=50.0,
+            slates_per_s=10.0,
             click_delay_s=4.0,
             click_delay_max_s=15.0,
+            tail_s=60.0,
         )
         self.settings = settings(seed, n_slates)
         self._fields = self.settings.fields
@@ -75,7 +82,7 @@ class Demo:
         drifts = (MovedItems(0.5, 0.3), ShiftedInterests(0.5, 0.3), NewItems(0.5, 0.1))
         self._events = events(self.world, n_slates, drifts=drifts, truth=self.truth)
         self._log = MemoryLog(self.settings.stream.partitions)
-        self.pipeline = Pipeline(self.settings, self._log.source(), on_step=self._stepped)
+        self.pipeline = Pipeline(self.settings, self._log.source(), on_step=self._stepped, watch=watch)
         config = self.settings.learner_config()
         self.short = Learner(replace(config, shape=replace(config.shape, unit="short")), 1 << 20)
         self.frozen: Learner | None = None
@@ -179,24 +186,34 @@ def settings(seed: int, n_slates: int) -> Settings:
         {
             "features": [{"name": "category", "of": "item"}, {"name": "device", "of": "context"}],
             "stream": {"windows": {"click": 15_000}, "lateness_ms": 1_000},
+            "trainer": {"publish_ms": 5_000},
             "model": {"seed": seed, "warm_up_steps": n_slates // batch_samples // 8},
         }
     )
 
 
-def run(console: Console, *, minutes: float, n_slates: int | None, seed: int) -> None:
-    """Show it, then print what it shows."""
-    demo = Demo(n_slates or max(400, round(minutes * SLATES_PER_MINUTE)), seed)
-    screen = Screen(demo)
-    console.print("users' histories are joined first, then the stream begins ...")
-    with Live(console=console, refresh_per_second=4, transient=False) as live:
-        while demo.advance(2_000):
-            live.update(screen.render())
-        demo.finish()
-        live.update(screen.render())
+def run(console: Console, out: Path, *, minutes: float, n_slates: int | None, seed: int) -> None:
+    """Show it, then print what it shows; the monitor's page is there meanwhile, and stays in ``out`` as a file."""
+    n_slates = n_slates or max(400, round(minutes * SLATES_PER_MINUTE))
+    with watching(settings(seed, n_slates), out) as watched:
+        monitor = watched.monitor
+        demo = Demo(n_slates, seed, monitor)
+        screen = Screen(demo)
+        with Server(monitor.board, Metrics("monitor"), "127.0.0.1", 0) as page:
+            console.print(f"what a monitor sees of it: http://127.0.0.1:{page.port}/")
+            console.print("users' histories are joined first, then the stream begins ...")
+            with Live(console=console, refresh_per_second=4, transient=False) as live:
+                while demo.advance(2_000):
+                    monitor.turn()
+                    monitor.tell(now_ms())
+                    live.update(screen.render())
+                demo.finish()
+                live.update(screen.render())
+        watched.keep()
     if not console.is_terminal:
         console.line()  # which only a terminal gets from Live
     console.print(verdict(demo))
+    console.print(f"what the monitor saw: {watched.folder.draw()}", soft_wrap=True)
 
 
 class Screen:

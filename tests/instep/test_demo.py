@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
+import re
+from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.request import urlopen
 
 import numpy as np
 import pytest
@@ -16,6 +20,8 @@ from instep.demo import Demo
 from instep.pipeline import Pipeline
 from instep.probe import overlap
 from instep.world import World
+from monitor.folder import Folder
+from monitor.monitor import Monitor
 from stream.events import Version, key_of
 from tests.worlds import make_log, product, small
 from trainer.batch import Batch
@@ -32,22 +38,47 @@ class Shown(NamedTuple):
     demo: Demo
     text: str
     version: Version
+    watched: dict[str, Any]
+    """What the monitor's page was told when the stream was over."""
+    folder: Path
 
 
 @pytest.fixture(scope="module")
-def shown() -> Shown:
+def shown(tmp_path_factory: pytest.TempPathFactory) -> Shown:
     made: list[Demo] = []
+    watched: list[dict[str, Any]] = []
+    out, folder = io.StringIO(), tmp_path_factory.mktemp("demo")
 
     class Kept(Demo):
-        def __init__(self, n_slates: int, seed: int) -> None:
-            super().__init__(n_slates, seed)
+        def __init__(self, n_slates: int, seed: int, watch: Monitor | None = None) -> None:
+            super().__init__(n_slates, seed, watch)
             made.append(self)
 
-    out = io.StringIO()
+        def advance(self, n_events: int) -> bool:
+            goes_on = super().advance(n_events)
+            if not goes_on:
+                found = re.search(r"http://127\.0\.0\.1:\d+/", out.getvalue())
+                assert found is not None
+                with urlopen(f"{found[0]}api/state", timeout=20) as answer:
+                    watched.append(json.load(answer))
+            return goes_on
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(demonstration, "Demo", Kept)
-        demonstration.run(Console(file=out, width=120), minutes=1.0, n_slates=N_SLATES, seed=0)
-    return Shown(made[0], out.getvalue(), made[0].pipeline.loop.version)
+        demonstration.run(Console(file=out, width=120), folder, minutes=1.0, n_slates=N_SLATES, seed=0)
+    (state,) = watched
+    return Shown(made[0], out.getvalue(), made[0].pipeline.loop.version, state, folder)
+
+
+def test_a_monitor_shows_it_live_and_its_page_stays(shown: Shown) -> None:
+    status = shown.watched["status"]
+    assert status["held"] == ""
+    assert status["stages"]["trained"]["version"][1] > 10
+    assert status["counts"]["used.impression"] > N_SLATES // 2
+    page = shown.folder / "monitor.html"
+    assert shown.text.splitlines()[-1] == f"what the monitor saw: {page}"
+    assert Folder(shown.folder).board().status is not None
+    assert page.stat().st_size > 1_000_000
 
 
 def test_it_ends_with_the_table_that_compares_the_models(shown: Shown) -> None:
@@ -55,7 +86,7 @@ def test_it_ends_with_the_table_that_compares_the_models(shown: Shown) -> None:
     y = np.concatenate(demo.labels)
     title = f"{len(y):,} candidates; the world drifted half way"
     table = lines[next(n for n, line in enumerate(lines) if line.strip() == title) :]
-    assert len(table) == 1 + 3 + 4 + 1
+    assert len(table) == 1 + 3 + 4 + 1 + 1  # and the line of the page
     at = demo.n_before_drift
     rows = [[cell.strip() for cell in line.strip("│").split("│")] for line in table[4:8]]
     for (name, before, after, _, better), (model, track) in zip(
