@@ -99,6 +99,11 @@ METRICS = (
     Metric("instep_holding", "gauge", "1 while samples are predicted and not learned."),
     Metric("instep_held_samples_total", "counter", "Samples that were predicted and not learned."),
     Metric("instep_publications_total", "counter", "Publications committed or applied."),
+    Metric(
+        "instep_publications_refused_total",
+        "counter",
+        "Publications that were worse than the one before and did not go live.",
+    ),
     Metric("instep_version_epoch", "gauge", "Epoch of the Version that the worker stands at."),
     Metric("instep_version_step", "gauge", "Step of the Version that the worker stands at."),
     Metric("instep_table_rows", "gauge", "Rows of the embedding table."),

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 
 from instep.feed import product
 from instep.settings import load
 from instep.simulator import events
+from monitor.measures import MEASURES
+from monitor.row import Source
+from monitor.view import SIZES
 from stream.events import Impression
 from stream.metrics import METRICS
 
@@ -25,9 +28,13 @@ WORDS = {"by", "and", "or", "unless", "on", "without", "time", "offset", "le"}
 
 
 def panels() -> list[dict[str, Any]]:
-    """The panels of the dashboard that ask for something."""
-    dashboard = json.loads((DEPLOY / "grafana" / "dashboards" / "instep.json").read_text())
-    return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
+    """The panels of the dashboards that ask for something."""
+    return [panel for board in dashboards().values() for panel in board["panels"] if panel["type"] != "row"]
+
+
+def dashboards() -> dict[str, Any]:
+    """All of them, by the names of their files."""
+    return {p.name: json.loads(p.read_text()) for p in sorted((DEPLOY / "grafana" / "dashboards").iterdir())}
 
 
 def rules() -> list[dict[str, Any]]:
@@ -41,6 +48,8 @@ def asked() -> dict[str, str]:
     found = {rule["alert"]: rule["expr"] for rule in rules()}
     for panel in panels():
         found |= {f"{panel['title']} {t['refId']}": t["expr"] for t in panel["targets"]}
+    for dashboard in dashboards().values():
+        found |= {f"annotation {a['name']}": a["expr"] for a in dashboard["annotations"]["list"]}
     return found
 
 
@@ -74,6 +83,51 @@ def test_panels_and_alerts_name_metrics_and_labels_that_there_are() -> None:
         assert labels <= set.union(*(listed[name] for name in names)), where
 
 
+def test_panels_and_alerts_name_figures_that_are_measured() -> None:
+    """By their names, or by a pattern that the name of one fits that has something behind its second dot."""
+    measures = {m.name: m for m in MEASURES}
+    found = 0
+    for where, expression in asked().items():
+        for operator, text in re.findall(r'measure(=~?)"([^"]*)"', expression):
+            found += 1
+            if operator == "=":
+                assert measures[text].of in ("", "reason"), where  # which is told in all as well
+            else:
+                of = [m for m in MEASURES if re.fullmatch(text.replace("\\\\", "\\"), f"{m.name}.thing")]
+                assert len(of) == 1, where
+                assert of[0].of, where
+        for text in re.findall(r'window="([^"]*)"', expression):
+            assert text in {*SIZES, "$window"}, where
+        for text in re.findall(r'source="([^"]*)"', expression):
+            assert text in get_args(Source), where
+    assert found > 30
+
+
+def test_dashboards_declare_what_they_use_and_lead_to_each_other() -> None:
+    ids = {board["uid"] for board in dashboards().values()}
+    assert ids == {"instep-health", "instep-drift"}
+    for name, board in dashboards().items():
+        declared = {v["name"] for v in board["templating"]["list"]} | {"__rate_interval"}
+        used = {
+            v
+            for p in board["panels"]
+            for t in p.get("targets", ())
+            for v in re.findall(r"\$(\w+)", t["expr"])
+        }
+        assert used <= declared, name
+        assert declared - used <= {"__rate_interval"}, name
+        assert {link["url"].removeprefix("/d/") for link in board["links"]} == ids - {board["uid"]}, name
+        assert len({p["id"] for p in board["panels"]}) == len(board["panels"]), name
+        places = [(p["gridPos"]["x"], p["gridPos"]["y"]) for p in board["panels"]]
+        assert len(set(places)) == len(places), name
+        for panel in board["panels"]:
+            if panel["type"] != "row":
+                assert panel["description"].endswith("."), panel["title"]
+                assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+    compose = SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert Path(compose).name in dashboards()
+
+
 def test_every_alert_says_what_is_wrong_and_where_to_look() -> None:
     for rule in rules():
         assert rule["annotations"].keys() == {"summary", "look"}, rule["alert"]
@@ -93,7 +147,8 @@ def test_grafana_finds_its_source_and_its_dashboards() -> None:
 def test_prometheus_asks_every_worker_where_it_answers() -> None:
     settings = load(DEPLOY / "instep.toml")
     ports = {name: getattr(settings.service.ports, name) for name in settings.service.ports.__struct_fields__}
-    expected = {f"{name}:{port}" for name, port in (ports | {"ranker": settings.ranker.port}).items()}
+    others = {"ranker": settings.ranker.port, "monitor": settings.monitor.port}
+    expected = {f"{name}:{port}" for name, port in (ports | others).items()}
     config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
     assert set(config["scrape_configs"][0]["static_configs"][0]["targets"]) == expected
     for name, port in ports.items():

@@ -33,6 +33,10 @@ class Composed:
         return self.environment["INSTEP_RANKER_PORT"]
 
     @property
+    def monitor(self) -> str:
+        return f"http://127.0.0.1:{self.environment['INSTEP_MONITOR_PORT']}"
+
+    @property
     def prometheus(self) -> str:
         return f"http://127.0.0.1:{self.environment['INSTEP_PROMETHEUS_PORT']}"
 
@@ -76,7 +80,10 @@ def composed(folder: Path) -> Iterator[Composed]:
     asked = subprocess.run(["deploy/compose.sh", "version"], cwd=ROOT, capture_output=True, check=False)
     if asked.returncode:
         raise NotThere("no docker compose and no docker-compose (deploy/engine.sh installs one)")
-    ports = {f"INSTEP_{name}_PORT": str(free_port()) for name in ("RANKER", "KAFKA", "PROMETHEUS", "GRAFANA")}
+    ports = {
+        f"INSTEP_{name}_PORT": str(free_port())
+        for name in ("RANKER", "MONITOR", "KAFKA", "PROMETHEUS", "GRAFANA")
+    }
     project = {
         "COMPOSE_PROJECT_NAME": f"t{uuid.uuid4().hex[:12]}",
         "PROFILES": PROFILES,

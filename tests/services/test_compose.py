@@ -94,6 +94,19 @@ def test_the_simulated_product_is_learned_from(ranker: RankerClient) -> None:
         time.sleep(0.1)
 
 
+def test_the_monitor_sees_how_far_each_stage_has_come(project: Composed, ranker: RankerClient) -> None:
+    deadline = time.monotonic() + 2 * WITHIN_S
+    while True:
+        status = httpx.get(f"{project.monitor}/api/state").json()["status"]
+        stages = set(status["stages"]) if status else set()
+        if stages == {"trained", "published", "indexed", "served"}:
+            break
+        assert time.monotonic() < deadline, f"expected all stages within {2 * WITHIN_S:g} s, got {stages}"
+        time.sleep(0.2)
+    assert status["held"] == ""
+    assert "<!doctype html>" in httpx.get(project.monitor).text
+
+
 def test_prometheus_reads_every_worker_and_understands_every_rule_and_panel(
     project: Composed, ranker: RankerClient
 ) -> None:
@@ -109,7 +122,7 @@ def test_prometheus_reads_every_worker_and_understands_every_rule_and_panel(
             if t["health"] == "up"
         }
 
-    workers = {"joiner", "profiles", "trainer", "indexer", "ranker"}
+    workers = {"joiner", "profiles", "trainer", "indexer", "monitor", "ranker"}
     deadline = time.monotonic() + WITHIN_S
     while seen() != workers:
         assert time.monotonic() < deadline, f"expected {workers} within {WITHIN_S:g} s, got {seen()}"
@@ -117,7 +130,7 @@ def test_prometheus_reads_every_worker_and_understands_every_rule_and_panel(
     assert asked("rules")["groups"][0]["rules"]
     for panel in panels():
         for target in panel["targets"]:
-            asked("query", query=target["expr"].replace("$__rate_interval", "1m"))
+            asked("query", query=target["expr"].replace("$__rate_interval", "1m").replace("$window", "1m"))
     assert asked("query", query="instep_table_rows")["result"]
 
 
@@ -126,7 +139,7 @@ def test_nobody_is_root_and_nothing_is_reached_from_elsewhere(
 ) -> None:
     ids = project.compose("ps", "--quiet").split()
     found = json.loads(project.run("docker", "inspect", *ids))
-    assert len(found) >= 9
+    assert len(found) >= 10
     for container in found:
         name, host = container["Name"], container["HostConfig"]
         assert container["Config"]["User"].split(":")[0] not in ("", "0", "root"), name
