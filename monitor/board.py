@@ -26,6 +26,7 @@ from monitor.freshness import StageName
 from monitor.kept import Kept
 from monitor.row import Row, Value
 from stream.events import Version
+from trainer.gate import Band
 
 N_ALERTS = 1_000
 """So many alerts are kept, the newest."""
@@ -42,16 +43,6 @@ class Stage(Struct, frozen=True):
     """Event time of the newest sample in it: its last success. What is behind it is its age."""
 
 
-class Band(Struct, frozen=True):
-    """One thing that the circuit breaker looks at."""
-
-    metric: str
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    is_met: bool = True
-
-
 class Status(Struct, frozen=True):
     """How things stand."""
 
@@ -66,6 +57,7 @@ class Status(Struct, frozen=True):
     breaker: Literal["closed", "open", "none"] = "none"
     """``open`` while the breaker holds the trainer; a person may hold it while it is ``closed``."""
     bands: tuple[Band, ...] = ()
+    """What the breaker looks at."""
     stages: dict[StageName, Stage] = {}
     counts: dict[str, int] = {}
     """What became of records since the monitor began, by reason."""
@@ -234,7 +226,6 @@ class Board:
 
 
 __all__ = [
-    "Band",
     "Board",
     "Stage",
     "Status",

@@ -25,6 +25,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import exp, sqrt
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -33,6 +34,7 @@ from numpy.typing import NDArray
 
 from stream.events import Sample
 from trainer.batcher import Told
+from trainer.gate import Band
 from trainer.scores import entropy, losses
 
 PARTS = (12, 4, 1)
@@ -140,6 +142,21 @@ class _State(Struct):
     """Whether a person holds."""
 
 
+class _Figure(NamedTuple):
+    """One figure that can be judged."""
+
+    name: str
+    now: float
+    usual: float
+    band: tuple[float, float]
+    """Ratios to the usual."""
+    is_met: bool
+
+    @property
+    def words(self) -> str:
+        return _words(self.name, self.now, self.usual, self.band)
+
+
 class Breaker:
     """A `trainer.gate.Gate` by bands.
 
@@ -206,6 +223,18 @@ class Breaker:
         # in whole units, so that the order of adding does not show
         self._add("loss", step, round(float(lost.sum()) * 2**20) / 2**20, len(shown))
 
+    def bands(self) -> tuple[Band, ...]:
+        """See `Gate.bands`: over the whole window, without what cannot be judged yet; none if figures do not decide."""
+        if not self.rules.on:
+            return ()
+        first, now = self._state.now - STEPS, self._state.now
+        found = []
+        for figure in (*self._counts(first, now), *self._ne(first, now)):
+            measure, times = self._measure(figure.name)
+            low, high = (times * ratio * figure.usual for ratio in figure.band)
+            found.append(Band(measure, times * figure.now, low, high, figure.is_met))
+        return tuple(found)
+
     def order(self, verb: str) -> None:
         """What a person wants: ``hold``, ``release`` or ``learn``, which releases too."""
         state = self._state
@@ -244,17 +273,20 @@ class Breaker:
 
     def _outside(self, now: int) -> Iterator[str]:
         """The figures that are out of their bands before a step, in words."""
-        bands = self.rules.bands
         for part in PARTS:
-            first = now - STEPS // part
-            for kind in self.rules.kinds:
-                yield from self._counted(f"coverage.{kind}", first, now, bands.coverage)
-                yield from self._counted(f"positives.{kind}", first, now, bands.positives)
-            yield from self._counted("events", first, now, bands.events)
-        yield from self._ne(now - STEPS, now, bands.ne)
+            yield from (f.words for f in self._counts(now - STEPS // part, now) if not f.is_met)
+        yield from (f.words for f in self._ne(now - STEPS, now) if not f.is_met)
 
-    def _counted(self, name: str, first: int, end: int, band: tuple[float, float]) -> Iterator[str]:
-        """A count for each of something else."""
+    def _counts(self, first: int, end: int) -> Iterator[_Figure]:
+        """What can be judged of the counts over steps ``[first, end)``."""
+        bands = self.rules.bands
+        for kind in self.rules.kinds:
+            yield from self._counted(f"coverage.{kind}", first, end, bands.coverage)
+            yield from self._counted(f"positives.{kind}", first, end, bands.positives)
+        yield from self._counted("events", first, end, bands.events)
+
+    def _counted(self, name: str, first: int, end: int, band: tuple[float, float]) -> Iterator[_Figure]:
+        """A count for each of something else, if it can be judged."""
         series = self._state.series.get(name, _Series())
         above, below = series.sums(first, end)
         if not series.is_known(self.rules.least):
@@ -265,20 +297,28 @@ class Breaker:
             return
         error = sqrt(CLUSTERED * expected * (1 + below / series.usual_below))
         is_out = not band[0] * expected <= above <= band[1] * expected
-        if is_out and abs(above - expected) > self.rules.surprise * error:
-            yield _words(name, above / below, usual, band)
+        is_met = not (is_out and abs(above - expected) > self.rules.surprise * error)
+        yield _Figure(name, above / below, usual, band, is_met)
 
-    def _ne(self, first: int, end: int, band: tuple[float, float]) -> Iterator[str]:
+    def _ne(self, first: int, end: int) -> Iterator[_Figure]:
+        """The normalised entropy, if it can be judged."""
         lost, positives = (
             self._state.series.get(name, _Series()) for name in ("loss", f"positives.{self.rules.kinds[0]}")
         )
         (loss, n), (clicked, _) = lost.sums(first, end), positives.sums(first, end)
         if clicked < self.rules.least or not positives.is_known(self.rules.least):
             return
-        now = loss / n / entropy(clicked / n)
+        now, band = loss / n / entropy(clicked / n), self.rules.bands.ne
         usual = lost.usual_above / lost.usual_below / entropy(positives.usual_above / positives.usual_below)
-        if not band[0] * usual <= now <= band[1] * usual:
-            yield _words("ne", now, usual, band)
+        yield _Figure("ne", now, usual, band, band[0] * usual <= now <= band[1] * usual)
+
+    def _measure(self, name: str) -> tuple[str, float]:
+        """The name that a figure has in `monitor.measures`, and what it is to be multiplied by."""
+        if name == "ne":
+            return f"quality.ne.{self.rules.kinds[0]}", 1.0
+        if name == "events":
+            return "data.impressions", 1_000 / self._step_ms
+        return f"data.{name}", 1.0
 
 
 def _words(name: str, now: float, usual: float, band: tuple[float, float]) -> str:

@@ -25,6 +25,7 @@ from monitor.rules import Rules
 from monitor.watch import Watch
 from monitor.watched import WatchRules
 from stream.events import Sample, Tick, Version
+from trainer.gate import Band
 from trainer.publication import Publication
 from trainer.scored import Scored
 
@@ -34,12 +35,13 @@ BY_ORDER = "ordered"
 """Why a trainer holds that a person told to."""
 
 
-class Standing(Struct):
+class Standing(Struct, frozen=True):
     """What the trainer said of itself last."""
 
     held: str = ""
     held_since_ms: int | None = None
     """Closing time of the newest sample that was learned before."""
+    bands: tuple[Band, ...] = ()
 
 
 class _Saved(Struct):
@@ -105,13 +107,9 @@ class Monitor:
 
     def published(self, publication: Publication, next_offset: int) -> None:
         """See `Watch.published`."""
-        held, standing = publication.why_held, self._standing
-        if not held:
-            self._standing = Standing()
-        elif not standing.held:
-            self._standing = Standing(held, publication.at_ms)
-        else:
-            standing.held = held
+        held, since_ms = publication.why_held, self._standing.held_since_ms
+        since_ms = None if not held else publication.at_ms if since_ms is None else since_ms
+        self._standing = Standing(held, since_ms, publication.bands)
         self._watch.published(publication, next_offset)
 
     def indexed(self, version: Version, at_ms: int) -> None:
@@ -146,6 +144,7 @@ class Monitor:
                 held="ordered by a person" if by_order else standing.held,
                 held_since_ms=standing.held_since_ms,
                 breaker=breaker if self._has_breaker else "none",
+                bands=standing.bands,
                 stages={name: Stage(version, ms) for name, (version, ms) in self._watch.stages.items()},
                 counts=self._watch.counts,
             )

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import numpy as np
+from msgspec import Struct
 from numpy.typing import NDArray
 
 from stream.events import Sample
@@ -21,6 +22,16 @@ from trainer.batcher import Ranges, Told
 
 HELD_MOST = 65_536
 """Batches that are remembered as held, to be learned later; of more the oldest are given up."""
+
+
+class Band(Struct, frozen=True):
+    """One figure that a gate looks at, by its name in `monitor.measures`, and between what it is let pass."""
+
+    metric: str
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    is_met: bool = True
 
 
 class Gate(Protocol):
@@ -34,6 +45,9 @@ class Gate(Protocol):
 
     def predicted(self, samples: Sequence[Sample], p: NDArray[np.float32]) -> None:
         """Take what was predicted of a batch, float32 ``[N, K]``, learned or held."""
+
+    def bands(self) -> tuple[Band, ...]:
+        """What it looks at, as it stands."""
 
     def state(self) -> bytes:
         """All that the next answer depends on."""

@@ -26,7 +26,7 @@ from stream.log import Record, Sink, Source
 from trainer.batch import Batch, make_batch
 from trainer.batcher import Batcher, Ranges, Told
 from trainer.canary import Canary
-from trainer.gate import HELD_MOST, BadOrder, Gate, chosen
+from trainer.gate import HELD_MOST, BadOrder, Band, Gate, chosen
 from trainer.learner import Learner, Predicted
 from trainer.publication import Journal, Publication, Refused, Said, encode, refusal
 
@@ -210,6 +210,7 @@ class Loop:
                 self.standing.journal,
                 passed_by=self.standing.passed_by,
                 why_held=self.why_held,
+                bands=() if self._gate is None else self._gate.bands(),
                 wall_ms=self._now_ms(),
             )
             for key, value in encode(publication):
@@ -351,6 +352,7 @@ def difference(
     *,
     passed_by: Sequence[int] = (),
     why_held: str = "",
+    bands: tuple[Band, ...] = (),
     wall_ms: int = 0,
 ) -> Publication:
     """What has changed in a model since a Version of the same epoch, or all of it."""
@@ -370,6 +372,7 @@ def difference(
         journal=journal,
         passed_by=list(passed_by),
         why_held=why_held,
+        bands=bands,
         wall_ms=wall_ms,
     )
 

@@ -19,6 +19,7 @@ from safetensors.numpy import load, save
 
 from stream.events import Version
 from stream.log import Record, Source
+from trainer.gate import Band
 
 BLOCK_ROWS = 4096
 """Rows of one block: 0.6 MB at 32 dimensions, below the 1 MB that brokers accept unless told otherwise."""
@@ -64,6 +65,8 @@ class Publication:
     """Which batches of the journal were predicted and not learned, because training held."""
     why_held: str = ""
     """Why it holds now; empty while it learns."""
+    bands: tuple[Band, ...] = ()
+    """What decides whether it does."""
 
 
 class Marker(Struct, frozen=True):
@@ -79,6 +82,7 @@ class Marker(Struct, frozen=True):
     wall_ms: int = 0
     passed_by: list[int] = []
     why_held: str = ""
+    bands: tuple[Band, ...] = ()
 
 
 class Refused(Struct, frozen=True):
@@ -122,6 +126,7 @@ def encode(publication: Publication) -> list[tuple[bytes, bytes]]:
         publication.wall_ms,
         publication.passed_by,
         publication.why_held,
+        publication.bands,
     )
     return [*((b"block", b) for b in blocks), (b"marker", msgspec.json.encode(marker))]
 
@@ -211,6 +216,7 @@ def _assemble(marker: Marker, parts: list[Mapping[str, NDArray[Any]]]) -> Public
         wall_ms=marker.wall_ms,
         passed_by=marker.passed_by,
         why_held=marker.why_held,
+        bands=marker.bands,
     )
 
 

@@ -8,12 +8,13 @@ from typing import cast
 import numpy as np
 
 from monitor.alert import Alert, cleared
-from monitor.board import Band, Board, Stage, Status
+from monitor.board import Board, Stage, Status
 from monitor.freshness import StageName
 from monitor.layout import SOURCES as SOURCE_OF
 from monitor.measures import MEASURES, Panel, measure_of
 from monitor.row import SIZES_MS, Row, Source, Value
 from stream.events import Version
+from trainer.gate import Band
 
 MINUTE_MS = 60_000
 HOUR_MS = 60 * MINUTE_MS

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from monitor.breaker import STEPS, Breaker, BreakerRules
+from monitor.measures import measure_of
 from stream.events import Sample, Tick
 from tests.trainer.samples import make_samples
 from trainer.batcher import Told
@@ -116,6 +117,31 @@ def test_twice_the_clicks_are_learned_and_five_times_are_not(times: float, holds
     feed = Feed(Breaker(RULES))(steady(3_600, 1))
     feed(steady(600, 2, rate=0.3 * times))
     assert bool(feed.held) == holds
+
+
+def test_its_bands_are_told_by_the_names_of_measures_and_say_which_is_left() -> None:
+    feed = Feed(Breaker(RULES))(steady(200, 1))
+    assert feed.breaker.bands() == ()  # nothing is usual yet
+    feed(steady(3_600, 1))
+    bands = {band.metric: band for band in feed.breaker.bands()}
+    expected = {
+        "data.coverage.click": (0.3, 0.5, 3.0),
+        "data.positives.click": (0.03, 0.5, 3.0),
+        "data.impressions": (10.0, 0.05, 20.0),
+        "quality.ne.click": (1.0, 0.0, 1.5),
+    }
+    assert bands.keys() == expected.keys()
+    for name, (usual, low, high) in expected.items():
+        band = bands[name]
+        assert measure_of(name).name in name
+        assert band.is_met
+        assert band.value == pytest.approx(usual, rel=0.25)
+        assert (band.low, band.high) == pytest.approx((low * usual, high * usual), rel=0.1)
+    feed(dead(steady(60, 2)))
+    (left,) = (band for band in feed.breaker.bands() if not band.is_met)
+    assert (left.metric, left.value) == ("data.coverage.click", pytest.approx(0, abs=0.02))
+    assert feed.breaker.why.startswith("coverage.click is 0")
+    assert Breaker(replace(RULES, on=False)).bands() == ()
 
 
 def test_predictions_that_make_no_sense_hold() -> None:

@@ -22,6 +22,7 @@ from monitor.watched import WatchRules
 from stream.events import Tick, Version
 from stream.metrics import Metrics
 from tests.monitor.messages import MINUTE_MS, START_MS, Message, feed, make, rules
+from trainer.gate import Band
 from trainer.publication import Publication
 
 MESSAGES = make(40)
@@ -142,8 +143,11 @@ def test_it_shows_why_and_since_when_training_holds() -> None:
     since_ms = START_MS + 6 * MINUTE_MS
     monitor.published(published(1, "coverage.click is 0.02, expected 0.2 to 1.2", 6), 2)
     assert told() == ("coverage.click is 0.02, expected 0.2 to 1.2", "open", since_ms)
-    monitor.published(published(2, "ordered", 6), 3)
+    bands = (Band("data.coverage.click", 0.02, 0.2, 1.2, is_met=False),)
+    monitor.published(replace(published(2, "ordered", 6), bands=bands), 3)
     assert told() == ("ordered by a person", "closed", since_ms)
+    assert monitor.board.status is not None
+    assert monitor.board.status.bands == bands
     monitor.published(published(3, minute=8), 4)
     assert told() == ("", "closed", None)
     other = a_monitor(has_breaker=False)

@@ -18,7 +18,7 @@ from stream.log import MemoryLog
 from tests.trainer.samples import CAPACITY, CONFIG, N_FIELDS, make_log, make_samples
 from trainer.batcher import Batcher, Ranges, Told
 from trainer.canary import Canary, CanaryRules
-from trainer.gate import Gate
+from trainer.gate import Band, Gate
 from trainer.learner import Learner
 from trainer.loop import Loop, LoopRules, Standing, Step
 from trainer.publication import Assembler, Publication, Refused, last_said
@@ -282,6 +282,9 @@ class Turnstile:
     def predicted(self, samples: Sequence[Sample], p: np.ndarray[Any, Any]) -> None:
         self.n_predicted += len(samples)
 
+    def bands(self) -> tuple[Band, ...]:
+        return (Band("data.coverage.click", len(self.heard) % self.period),)
+
     def state(self) -> bytes:
         return msgspec.msgpack.encode((self.heard, self.n_predicted))
 
@@ -318,6 +321,8 @@ def test_publications_say_what_was_held_and_how_old_what_was_learned_is() -> Non
         steps = [by_step[n] for n in range(before.version.step + 1, p.version.step + 1)]
         assert [bool(step.why_held) for step in steps] == [i in p.passed_by for i in range(len(p.journal))]
         assert p.why_held == steps[-1].why_held
+        ((_, heard, *_),) = [msgspec.structs.astuple(band) for band in p.bands]
+        assert (heard >= 5) == bool(p.why_held)
         learned = [
             step.samples[-1].closed_ms
             for n, step in by_step.items()
@@ -379,6 +384,9 @@ class Person:
         return "ordered" if self.holds else ""
 
     def predicted(self, samples: Sequence[Sample], p: np.ndarray[Any, Any]) -> None: ...
+
+    def bands(self) -> tuple[Band, ...]:
+        return ()
 
     def state(self) -> bytes:
         return b"1" if self.holds else b"0"
