@@ -28,7 +28,7 @@ from stream.log import MemoryLog, Offsets, Record, Source
 from trainer import checkpoint
 from trainer.learner import Learner
 from trainer.loop import Loop, Standing, Step, crossed, difference
-from trainer.publication import Assembler, Said
+from trainer.publication import Assembler, Said, refused
 from trainer.scored import scored
 
 log = logging.getLogger(__name__)
@@ -173,6 +173,8 @@ class Pipeline:
     def publish(self) -> None:
         """Bring the index up to what the trainer has published."""
         for record in self._published.poll(1 << 30):
+            if self._watch is not None and (told := refused(record.key, record.value)) is not None:
+                self._watch.refused(told, record.offset + 1)
             publication = self._assembler.add(record.key, record.value)
             if publication is not None:
                 self.index.apply(refresh(publication, self.learner.table.planes))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 from uuid import uuid4
@@ -262,23 +262,24 @@ def _monitor(settings: Settings, metrics: Metrics, once: bool) -> None:
             state=folder.state(),
         )
 
+    @cache
+    def index() -> RedisIndex:
+        """Connected when it is asked first: without Redis there is enough to see."""
+        return RedisIndex(
+            redis_client(settings, min(1_000, settings.redis.timeout_ms), retries=0), settings.redis.prefix
+        )
+
     def build() -> Worker:
-        with ExitStack() as opened:
-            client = opened.enter_context(closing(redis_client(settings)))
-            index = RedisIndex(client, settings.redis.prefix)
-            found = worker.build(
-                cluster,
-                monitor,
-                folder,
-                lambda: index.newest,
-                metrics,
-                partitions=settings.stream.partitions,
-                poll_records=settings.service.poll_records,
-                now_ms=now_ms,
-                on_close=client.close,
-            )
-            opened.pop_all()
-            return found
+        return worker.build(
+            cluster,
+            monitor,
+            folder,
+            lambda: index().newest,
+            metrics,
+            partitions=settings.stream.partitions,
+            poll_records=settings.service.poll_records,
+            now_ms=now_ms,
+        )
 
     try:
         serve(

@@ -216,6 +216,9 @@ class CodesWindow:
         """All figures by name."""
         n = int(self.tally.get("rows", (1,))[0])
         found = {"codes.rows": Value(n / (size_ms / 1000), n)}
+        n_refused, n_tried = self.tally.get("refused", (2,)).tolist()
+        if n_tried:
+            found["codes.refused"] = Value(n_refused / n_tried, n_tried)
         for name, of in (("row_norm", "norm"), ("update_norm", "update"), ("flipped", "flipped")):
             sums = self.tally.get(of, (2, 2))
             found[intern(f"codes.{name}")] = ratio(sums, 1, 0, round(total(sums, 0)))

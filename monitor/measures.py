@@ -116,6 +116,8 @@ MEASURES: tuple[Measure, ...] = (
          "Of the exact top k, what the codes' search finds too, on sampled users."),
         ("rows", "rows", "", "rows", 0, "per_s",
          "Rows published a second."),
+        ("refused", "publications refused", "", "publications", 1, "share",
+         "Those that were worse than the one before on the users held back, and did not go live."),
     ),
     *_of(
         "freshness",

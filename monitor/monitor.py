@@ -26,7 +26,7 @@ from monitor.watch import Watch
 from monitor.watched import WatchRules
 from stream.events import Sample, Tick, Version
 from trainer.gate import Band
-from trainer.publication import Publication
+from trainer.publication import Publication, Refused
 from trainer.scored import Scored
 
 log = logging.getLogger(__name__)
@@ -111,6 +111,10 @@ class Monitor:
         since_ms = None if not held else publication.at_ms if since_ms is None else since_ms
         self._standing = Standing(held, since_ms, publication.bands)
         self._watch.published(publication, next_offset)
+
+    def refused(self, refused: Refused, next_offset: int) -> None:
+        """See `Watch.refused`."""
+        self._watch.refused(refused, next_offset)
 
     def indexed(self, version: Version, at_ms: int) -> None:
         """See `Watch.indexed`."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from monitor.codes import Codes, CodesState, CodesWindow, CodesWindowState
 from monitor.sampled import Searched
 from monitor.windows import MINUTE_MS, Windows
-from trainer.publication import Publication
+from trainer.publication import Publication, Refused
 
 KEPT_SEARCHES = 120
 """For so many minutes slates are kept that publications will be tried on; without them an overlap is not known."""
@@ -41,7 +41,7 @@ class Published:
     """
 
     def __init__(self, planes: NDArray[np.float32], n_fields: int, k: int) -> None:
-        self.waiting: deque[tuple[int, Publication]] = deque()
+        self.waiting: deque[tuple[int, Publication | Refused]] = deque()
         self.next_offset = 0
         """Of the model log, behind the last publication that was taken in."""
         self._n_fields, self._k = n_fields, k
@@ -66,7 +66,12 @@ class Published:
                 if until_ms is None or until_ms < end_ms:
                     return
                 yield from self._close(at_ms)
-            self._held.apply(publication, self._windows.at(at_ms).tally)
+            tally = self._windows.at(at_ms).tally
+            if isinstance(publication, Refused):
+                tally.add("refused", np.array([1, 1]))
+            else:
+                tally.add("refused", np.array([0, 1]))
+                self._held.apply(publication, tally)
             self.waiting.popleft()
             self.next_offset = next_offset
 

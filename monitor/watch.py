@@ -31,7 +31,7 @@ from monitor.seen import Seen
 from monitor.watched import WatchRules, WatchState
 from monitor.windows import MINUTE_MS, TEN_MS, Reference, Windows, references
 from stream.events import Sample, Tick, Version
-from trainer.publication import Publication
+from trainer.publication import Publication, Refused
 from trainer.scored import Scored
 
 BLOCK = 256
@@ -146,6 +146,11 @@ class Watch:
         """The next publication of ``instep.model``, and the offset behind its marker."""
         self._freshness.published(publication.version, publication.at_ms)
         self._published.waiting.append((next_offset, publication))
+        self._take_publications()
+
+    def refused(self, refused: Refused, next_offset: int) -> None:
+        """The next message of ``instep.model`` says that a Version does not go live; and the offset behind it."""
+        self._published.waiting.append((next_offset, refused))
         self._take_publications()
 
     def indexed(self, version: Version, at_ms: int) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from typing import Any
 
 from monitor.folder import Folder
 from monitor.measures import measure_of
@@ -21,7 +20,7 @@ from stream.events import Version, decode_sample
 from stream.kafka import KafkaSource
 from stream.log import Source, Unavailable
 from stream.metrics import Metrics
-from trainer.publication import Assembler, TornPublicationError
+from trainer.publication import Assembler, TornPublicationError, refused
 from trainer.scored import decode_scored
 
 log = logging.getLogger(__name__)
@@ -64,7 +63,6 @@ class MonitorWorker:
         *,
         poll_records: int = 2_000,
         now_ms: Callable[[], int],
-        on_close: Callable[[], Any] = lambda: None,
     ) -> None:
         self._sources = {SAMPLES: samples, SCORES: scores, MODEL: model}
         self._index = index
@@ -73,7 +71,6 @@ class MonitorWorker:
         self._metrics = metrics
         self._poll_records = poll_records
         self._now_ms = now_ms
-        self._on_close = on_close
         self._assembler, self._may_be_torn = Assembler(), True  # the log may begin within a publication
         self._shown: dict[tuple[str, int], set[str]] = {}
         self._index_answers = True
@@ -121,7 +118,6 @@ class MonitorWorker:
         with ExitStack() as closed:
             for source in self._sources.values():
                 closed.callback(source.close)
-            closed.callback(self._on_close)
 
     def keep(self) -> None:
         """Write what is shown and where this stands."""
@@ -156,6 +152,9 @@ class MonitorWorker:
     def _read_publications(self) -> int:
         records = self._sources[MODEL].poll(MESSAGES)
         for r in records:
+            if (told := refused(r.key, r.value)) is not None:
+                self._monitor.refused(told, r.offset + 1)
+                continue
             try:
                 publication = self._assembler.add(r.key, r.value)
             except TornPublicationError:
@@ -215,7 +214,6 @@ def build(
     partitions: int,
     poll_records: int,
     now_ms: Callable[[], int],
-    on_close: Callable[[], Any] = lambda: None,
 ) -> MonitorWorker:
     """The monitor on Kafka."""
     cluster.check({SAMPLES: partitions, SCORES: partitions, MODEL: 1})
@@ -234,7 +232,6 @@ def build(
             metrics,
             poll_records=poll_records,
             now_ms=now_ms,
-            on_close=on_close,
         )
         opened.pop_all()  # they are the worker's now
         return worker

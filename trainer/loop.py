@@ -135,6 +135,8 @@ class Loop:
         self.standing = standing or Standing()
         self.why_held = ""
         """Why the last batch was held; empty if it was learned."""
+        self.n_published = self.n_refused = 0
+        """Since it began."""
         self.said = Said(*(v if v is not None and v.epoch == epoch else None for v in said or (None, None)))
         self._gate = gate
         if gate is not None and self.standing.gate:
@@ -219,6 +221,7 @@ class Loop:
                 self._on_publish()
             self._model.commit()
             self.said = Said(version, version)
+            self.n_published += 1
         self.standing.journal, self.standing.passed_by = [], []
         return version
 
@@ -290,6 +293,7 @@ class Loop:
                 self._on_publish()
             self._model.commit()
             self.said = Said(live, version)
+            self.n_refused += 1
 
     def _batch_of(self, samples: list[Sample]) -> Batch:
         shape = self.learner.config.shape

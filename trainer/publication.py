@@ -136,6 +136,11 @@ def refusal(refused: Refused) -> tuple[bytes, bytes]:
     return b"refused", msgspec.json.encode(refused)
 
 
+def refused(key: bytes, value: bytes) -> Refused | None:
+    """What a message tells of a refusal; None if it is another one."""
+    return _refused.decode(value) if key == b"refused" else None
+
+
 class Said(NamedTuple):
     """The newest Versions on a model log; None where there is none."""
 
@@ -158,9 +163,9 @@ def last_said(model: Source) -> Said:
         model.seek({0: max(start, end - n)})
         read = list(_until(model, end))
         markers = [_marker.decode(r.value).version for r in read if r.key == b"marker"]
-        refused = [_refused.decode(r.value).version for r in read if r.key == b"refused"]
+        turned_down = [one.version for r in read if (one := refused(r.key, r.value)) is not None]
         if markers or n >= end - start:
-            return Said(markers[-1] if markers else None, max(markers[-1:] + refused[-1:], default=None))
+            return Said(markers[-1] if markers else None, max(markers[-1:] + turned_down[-1:], default=None))
         n *= 8
 
 

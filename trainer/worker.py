@@ -168,7 +168,10 @@ class TrainerWorker:
 
     def step(self) -> int:
         """See `Worker.step`."""
+        before = self.loop.n_published, self.loop.n_refused
         n = self.loop.poll(self._rules.poll_records)
+        self._metrics.add("instep_publications_total", self.loop.n_published - before[0])
+        self._metrics.add("instep_publications_refused_total", self.loop.n_refused - before[1])
         rules = self._rules
         if crossed(self._saved_ms, self.loop.at_ms, rules.checkpoint_ms):
             self.save()
@@ -230,7 +233,6 @@ class TrainerWorker:
         for partition, of_slate in self._scored:
             self._sink.write(partition, of_slate.user.to_bytes(8, "little"), encode_scored(of_slate), SCORES)
         self._metrics.add("instep_records_out_total", len(self._scored), topic=SCORES)
-        self._metrics.add("instep_publications_total")
         self._scored = []
         late_s = (self._now_ms() - self.loop.at_ms) / 1000
         self._metrics.observe("instep_event_latency_seconds", late_s, stage="published")

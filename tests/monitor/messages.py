@@ -13,7 +13,7 @@ from monitor.watch import Watch
 from monitor.watched import WatchRules
 from stream.events import Origin, Sample, Tick, Version, key_of
 from trainer.model.simhash import make_planes
-from trainer.publication import Publication
+from trainer.publication import Publication, Refused
 from trainer.scored import Scored, scored
 
 START_MS = 1_700_000_000_000 // 3_600_000 * 3_600_000
@@ -22,7 +22,7 @@ DIM, K = 4, 3
 PLANES = make_planes(2, DIM, 64, seed=1)
 MINUTE_MS = 60_000
 
-Message = Sample | Tick | Scored | Publication
+Message = Sample | Tick | Scored | Publication | Refused
 
 
 def rules(partitions: int = 2, kinds: tuple[str, ...] = ("click",)) -> WatchRules:
@@ -42,14 +42,23 @@ class Messages:
     samples: dict[int, list[Sample | Tick]]
     scores: dict[int, list[Scored]]
     model: list[Publication] = field(default_factory=list)
+    refused: dict[int, Refused] = field(default_factory=dict)
+    """On the model log too, each behind so many publications."""
 
     @property
     def streams(self) -> list[tuple[str, int, list[Message]]]:
         return [
             *(("samples", p, list[Message](of)) for p, of in self.samples.items()),
             *(("scores", p, list[Message](of)) for p, of in self.scores.items()),
-            ("model", 0, list[Message](self.model)),
+            ("model", 0, self.model_log),
         ]
+
+    @property
+    def model_log(self) -> list[Message]:
+        found: list[Message] = []
+        for n, publication in enumerate(self.model, 1):
+            found += [publication, self.refused[n]] if n in self.refused else [publication]
+        return found
 
 
 def feed(watch: Watch | Monitor, topic: str, partition: int, offset: int, message: Message) -> None:
@@ -58,6 +67,8 @@ def feed(watch: Watch | Monitor, topic: str, partition: int, offset: int, messag
         watch.scored(partition, offset, message)
     elif isinstance(message, Publication):
         watch.published(message, offset + 1)
+    elif isinstance(message, Refused):
+        watch.refused(message, offset + 1)
     else:
         watch.sample(partition, offset, message)
 
@@ -133,6 +144,9 @@ def make(
             vectors[moved] += rng.normal(size=(6, DIM)).astype(np.float32) / 4
             rows = moved if made.model else np.arange(len(vectors))
             made.model.append(publication(version, closed_ms, rows, vectors[rows], first=not made.model))
+            if len(made.model) % 7 == 0:
+                live = made.model[-1].version
+                made.refused[len(made.model)] = Refused(version, live, closed_ms, "worse")
     for p in range(partitions):
         made.samples[p].append(Tick(START_MS + (n_minutes + 1) * MINUTE_MS, read=read[p], counts=counts[p]))
     return made

@@ -196,6 +196,17 @@ def test_a_window_of_samples_says_what_its_records_say(whole: Rows) -> None:
         }
 
 
+def test_a_window_says_how_many_publications_were_refused(whole: Rows) -> None:
+    for size in (MINUTE_MS, 10 * MINUTE_MS):
+        for row in whole["codes", size]:
+            n_published = sum(row.start_ms <= p.at_ms < row.end_ms for p in MESSAGES.model)
+            n_refused = sum(row.start_ms <= r.at_ms < row.end_ms for r in MESSAGES.refused.values())
+            value = row.values["codes.refused"]
+            assert (value.n, round((value.value or 0) * value.n)) == (n_published + n_refused, n_refused)
+    assert any(row.values["codes.refused"].value for row in whole["codes", MINUTE_MS])
+    assert sum(row.values["codes.refused"].value == 0 for row in whole["codes", MINUTE_MS]) > 20
+
+
 def test_while_the_trainer_stands_still_samples_are_measured_and_ages_grow() -> None:
     stop_ms = START_MS + 20 * MINUTE_MS
     watch, streams = Watch(rules()), MESSAGES.streams

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from stream.events import Version, encode_sample
 from stream.log import MemoryLog, Unavailable
 from stream.metrics import Metrics
 from tests.monitor.messages import MINUTE_MS, START_MS, feed_all, make, rules
-from trainer.publication import encode
+from trainer.publication import Publication, Refused, encode, refusal
 from trainer.scored import encode_scored
 
 MESSAGES = make(30)
@@ -36,8 +37,9 @@ def written() -> dict[str, list[tuple[int, bytes, bytes]]]:
     for p in (0, 1):
         found["samples"] += [(p, b"", encode_sample(m)) for m in MESSAGES.samples[p]]
         found["scores"] += [(p, b"", encode_scored(m)) for m in MESSAGES.scores[p]]
-    for publication in MESSAGES.model:
-        found["model"] += [(0, key, value) for key, value in encode(publication)]
+    for message in MESSAGES.model_log:
+        told = [refusal(message)] if isinstance(message, Refused) else encode(cast(Publication, message))
+        found["model"] += [(0, key, value) for key, value in told]
     return found
 
 
@@ -70,8 +72,8 @@ class Place:
     def worker(self, poll_records: int = 100) -> MonitorWorker:
         """As a process builds one."""
         self.board = self.folder.board() if self.folder.has_board else Board()
-        delivery = Delivery(AlertRecord(self.folder.alerts), self.metrics)
-        monitor = Monitor(rules(), read_rules(), self.board, delivery, state=self.folder.state())
+        self.delivery = Delivery(AlertRecord(self.folder.alerts), self.metrics)
+        monitor = Monitor(rules(), read_rules(), self.board, self.delivery, state=self.folder.state())
 
         def now_ms() -> int:
             self.wall_ms += 400
@@ -87,18 +89,21 @@ class Place:
             self.metrics,
             poll_records=poll_records,
             now_ms=now_ms,
-            on_close=delivery.close,
         )
 
     def rows(self) -> dict[int, list[Row]]:
         return {size: [r for r in self.board.rows(size) if r.source != "freshness"] for size in SIZES_MS}
 
+    def leave(self, worker: MonitorWorker) -> None:
+        worker.close()
+        self.delivery.close()
 
-def drain(worker: MonitorWorker) -> None:
+
+def drain(place: Place, worker: MonitorWorker) -> None:
     while worker.step() or not worker.drained:
         pass
     worker.finish()
-    worker.close()
+    place.leave(worker)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +123,7 @@ def test_it_shows_and_keeps_all_windows_of_what_is_in_the_topics(
     worker = place.worker()
     assert worker.not_ready == "waits for the first record of instep.samples"
     assert not worker.drained
-    drain(worker)
+    drain(place, worker)
     assert (worker.not_ready, worker.drained) == ("", True)
     assert place.rows() == expected
     assert len(expected[MINUTE_MS]) > 80
@@ -149,8 +154,8 @@ def test_killed_and_left_anywhere_it_comes_to_the_same_windows(
             worker.step()
         if rng.random() < 0.4:
             worker.finish()
-        worker.close()
-    drain(place.worker())
+        place.leave(worker)
+    drain(place, place.worker())
     assert place.rows() == expected
 
 
@@ -165,7 +170,7 @@ def test_it_keeps_what_it_has_seen_every_half_minute(tmp_path: Path) -> None:
         worker.step()
     assert place.folder.has_board
     assert place.folder.state() is not None
-    worker.close()
+    place.leave(worker)
 
 
 def test_what_is_gone_from_a_topic_is_told_and_passed_over(
@@ -174,13 +179,13 @@ def test_what_is_gone_from_a_topic_is_told_and_passed_over(
     place = Place(tmp_path)
     place.write("samples", 0, 100)  # of partition 0
     place.write("model", 0, 5)
-    drain(place.worker())
+    drain(place, place.worker())
     place.write("samples", 100)
     place.write("scores")
     place.write("model", 5)
     place.logs["samples"].trim({0: 120, 1: 0})
     place.logs["model"].trim({0: 7})  # within a publication
-    drain(place.worker())
+    drain(place, place.worker())
     told = [r.getMessage() for r in caplog.records if "are gone before" in r.getMessage()]
     assert [re.sub(r"from=\d+", "from=", line) for line in told] == [
         "records are gone before they were read topic=samples partition=0 from= to=120",
@@ -199,7 +204,7 @@ def test_an_index_that_does_not_answer_stops_nothing_and_is_told_once(
     for _ in range(4):
         worker.step()
     place.index = Unavailable("redis.url", "expected an answer, got none")
-    drain(worker)
+    drain(place, worker)
     told = [r.getMessage() for r in caplog.records if "index" in r.getMessage()]
     assert len(told) == 1
     assert told[0].startswith("the index does not answer, its age grows")
@@ -215,7 +220,7 @@ def test_an_index_that_does_not_answer_stops_nothing_and_is_told_once(
 def test_figures_of_the_newest_window_can_be_scraped_and_those_of_too_few_cannot(tmp_path: Path) -> None:
     place = Place(tmp_path)
     place.write_all()
-    drain(place.worker())
+    drain(place, place.worker())
     page = place.metrics.page().decode()
     last = [r for r in place.board.rows(MINUTE_MS) if r.source == "data"][-1]
     shown = dict(
@@ -246,5 +251,5 @@ def test_what_is_ahead_of_the_samples_waits_in_its_topic(tmp_path: Path) -> None
     assert worker.drained
     assert worker._sources["scores"].offsets[0] + worker._sources["scores"].offsets[1] == 10
     place.write("samples", 20)
-    drain(worker)
+    drain(place, worker)
     assert place.rows()[MINUTE_MS][-1].end_ms == START_MS + 30 * MINUTE_MS

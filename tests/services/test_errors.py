@@ -139,7 +139,7 @@ def test_checkpoints_that_cannot_be_written_are_one_line_and_nothing_is_lost(loo
     assert full.returncode == 2, full.stderr
     assert only_line(full.stderr).startswith(f"trainer.checkpoints: {folder}: checkpoint cannot be written: ")
 
-    for worker in ("profiles", "trainer", "indexer"):
+    for worker in ("profiles", "trainer", "indexer", "monitor"):
         loop.instep("run", worker, "--once")
     assert differences(loop, undisturbed(loop.settings, records)) == []
 
