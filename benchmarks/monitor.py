@@ -1,4 +1,4 @@
-"""What watching costs: candidates a second, decoded and reduced, samples and scores, and memory after a day of windows.
+"""What watching costs: candidates a second, decoded, reduced and judged, and memory after a day of windows.
 
 python -m benchmarks.monitor
 """
@@ -12,10 +12,15 @@ from time import process_time
 
 import numpy as np
 
-from monitor.kept import Kept
-from monitor.watch import Watch
+from monitor import server  # its page is in the same process  # noqa: F401
+from monitor.board import Board
+from monitor.delivery import Delivery
+from monitor.monitor import Monitor
+from monitor.record import AlertRecord
+from monitor.rules import read_rules
 from monitor.watched import WatchRules
 from stream.events import Origin, Sample, Tick, Version, decode_sample, encode_sample, key_of
+from stream.metrics import Metrics
 from trainer.model.simhash import make_planes
 from trainer.publication import Publication
 from trainer.scored import decode_scored, encode_scored, scored
@@ -85,10 +90,12 @@ class _Product:
 
 
 class _Feed:
-    """Minutes of it into a `Watch`, and its rows into `Kept`."""
+    """Minutes of it into a `Monitor`."""
 
     def __init__(self) -> None:
-        self.product, self.watch, self.kept = _Product(), Watch(RULES), Kept()
+        self.product, self.board = _Product(), Board()
+        delivery = Delivery(AlertRecord(), Metrics("monitor"))
+        self.monitor = Monitor(RULES, read_rules(), self.board, delivery)
         self.minute = 0
         self.offsets = [0] * N_PARTITIONS
         self.scores = [0] * N_PARTITIONS
@@ -108,21 +115,20 @@ class _Feed:
         gc.collect()
         begin = process_time()
         for partition, sample, _ in made:
-            self.watch.sample(partition, self._next(self.offsets, partition), decode_sample(sample))
+            self.monitor.sample(partition, self._next(self.offsets, partition), decode_sample(sample))
         for partition in range(N_PARTITIONS):
             self.ticks[partition] += n_slates
             counts = {"in": 2 * self.ticks[partition], "used.tick": self.minute}
             read = {"impression": self.ticks[partition], "click": self.ticks[partition] // 2}
             offset = self._next(self.offsets, partition)
-            self.watch.sample(partition, offset, Tick(start_ms + 60_000 - 1, read=read, counts=counts))
+            self.monitor.sample(partition, offset, Tick(start_ms + 60_000 - 1, read=read, counts=counts))
         samples_s = process_time()
         for partition, _, said in made:
-            self.watch.scored(partition, self._next(self.scores, partition), decode_scored(said))
+            self.monitor.scored(partition, self._next(self.scores, partition), decode_scored(said))
         scores_s = process_time()
         for publication in publications:
-            self.watch.published(publication, 0)
-        for row in self.watch.take():
-            self.kept.add(row)
+            self.monitor.published(publication, 0)
+        self.monitor.turn()
         model_s = process_time()
         self.minute += 1
         return {
@@ -147,21 +153,21 @@ def run(n_slates: int = 20_000, n_minutes: int = 1_440) -> dict[str, float]:
     while feed.minute < n_minutes:
         feed.run(60, 2)
     begin = process_time()
-    state = feed.watch.state()
+    state, board = feed.monitor.state(), feed.board.encode()
     encoded = process_time()
-    Watch(RULES, state)
+    feed.monitor.load(state)
     restored = process_time()
+    rows = [row for size in (60_000, 600_000, 3_600_000) for row in feed.board.rows(size)]
     return {
         "candidates_per_s": n / sum(seconds.values()),
         "candidates_per_s_samples": n / seconds["samples_s"],
         "candidates_per_s_scores": n / seconds["scores_s"],
         "publication_ms": seconds["publications_s"] / 180 * 1e3,
-        "windows": sum(1 for size in (60_000, 600_000, 3_600_000) for _ in feed.kept.rows(size)),
-        "values": sum(
-            len(row.values) for size in (60_000, 600_000, 3_600_000) for row in feed.kept.rows(size)
-        ),
+        "windows": len(rows),
+        "values": sum(len(row.values) for row in rows),
         "peak_memory_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "state_mb": len(state) / 2**20,
+        "board_mb": len(board) / 2**20,
         "state_ms": (encoded - begin) * 1e3,
         "restore_ms": (restored - encoded) * 1e3,
     }
