@@ -47,7 +47,7 @@ const Strip = (() => {
     const bands = status.bands ?? [], out = bands.filter((band) => band.is_met === false);
     if ((status.breaker ?? "none") === "none") say("breaker", "off", "", old);
     else if (status.breaker === "open") say("breaker", "open", out.map((band) => titled(band, titles)).join("; "), "page");
-    else say("breaker", "closed", `${bands.length - out.length} of ${bands.length} bands met`, old);
+    else say("breaker", "closed", bands.length ? `${bands.length - out.length} of ${bands.length} bands met` : "nothing is usual yet", old);
     const counts = Object.entries(status.counts ?? {});
     document.getElementById("counts").replaceChildren(...counts.flatMap(([name, n], i) => [i ? " · " : "", Figures.make("b", { textContent: Base.grouped(n, 0) }), ` ${name}`]));
   }

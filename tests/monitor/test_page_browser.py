@@ -173,6 +173,8 @@ def test_held_is_seen_with_its_reason(opened: Opening) -> None:
     breaker = page.locator("[data-cell=breaker]")
     expect(breaker).to_contain_text("open")
     expect(breaker).to_contain_text("click coverage click 0, expected 0.5110 to 0.9600")
+    board.tell(msgspec.structs.replace(made.status(now_ms), bands=()))
+    expect(breaker).to_contain_text("closednothing is usual yet")
 
 
 def test_ages_grow_while_nothing_comes_and_old_news_do_not_look_fresh(opened: Opening) -> None:
