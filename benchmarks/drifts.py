@@ -52,6 +52,7 @@ MINUTE_MS = 60_000
 SPARE_MIN = 10
 AT_ONCE = 100
 """Events between two looks: some five seconds of event time."""
+TICK = b'{"type":"tick"'
 WITHIN = 2
 """Windows within which an injection is to be seen."""
 
@@ -75,6 +76,8 @@ class Injection:
     """Of the lines, from then on."""
     during: During | None = None
     """Of the pipeline."""
+    silent: bool = False
+    """Whether only Ticks come from then on."""
 
 
 INJECTIONS: dict[str, Injection] = {
@@ -85,6 +88,9 @@ INJECTIONS: dict[str, Injection] = {
     "indexer stalled": Injection("indexer-stalled", during=stalled_indexer),
     "trainer stopped": Injection("trainer-stopped", during=stopped_trainer),
     "10 % poison": Injection("poison", faults=Faults(0, 0, broken=0.1)),
+    "events stop": Injection("events-stopped", silent=True),
+    "10 % too late": Injection("late", faults=Faults(0, 0.1, late_s=120)),
+    "10 % twice": Injection("duplicates", faults=Faults(0.1, 0)),
     "a feature goes constant": Injection("feature-constant", lambda at: (ConstantFeature(at),)),
     "a new category": Injection("new-category", lambda at: (NewCategory(at),)),
 }
@@ -142,6 +148,7 @@ def run(world: World, rules: Rules, minutes: float, at_min: float, injection: In
     faults = injection.faults if injection else None
     stream = lines(events(world, n_slates, drifts=drifts), faults, from_ms=found.at_ms)
     during = injection.during if injection else None
+    is_silent = injection is not None and injection.silent
     chosen = settings()
     log = MemoryLog(chosen.stream.partitions)
     watch, judge, clock_ms, n_shown = Watch(chosen.watch_rules()), Judge(rules), 0, 0
@@ -149,6 +156,8 @@ def run(world: World, rules: Rules, minutes: float, at_min: float, injection: In
     with ExitStack() as stack:
         while clock_ms < world.start_ms + minutes * MINUTE_MS:
             for line in islice(stream, AT_ONCE):
+                if is_silent and clock_ms >= found.at_ms and not line.startswith(TICK):
+                    continue
                 event = _append(log, line)
                 if isinstance(event, Tick):
                     clock_ms = event.at_ms
