@@ -403,11 +403,23 @@ def test_the_stretch_of_an_alert_is_replayed_by_its_id(
     assert "expected both --from-alert and --alerts, or neither, got one" in refused(
         "replay", log, "--out", tmp_path / "x", *named[:2]
     )
+    assert "expected --monitor or --from-alert, got both" in refused(
+        "replay", log, "--out", tmp_path / "x", "--monitor", *named
+    )
     line = refused("replay", log, "--out", tmp_path / "x", "--from-alert", "no", *named[2:])
     assert (
         line
         == f"{tmp_path / 'alerts.jsonl'}: expected the id of an alert, got 'no'; the last are: {which.id}"
     )
+
+
+def test_a_replay_that_is_watched_says_where_its_page_is(done: Callable[..., str], tmp_path: Path) -> None:
+    log, out = a_log(tmp_path, product(120)), tmp_path / "out"
+    told = done("replay", log, "--out", out, "--monitor").splitlines()
+    assert f"written to {out / 'monitor.html'}, and the alerts to {out / 'alerts.jsonl'}" in told
+    drawn = (out / "monitor.html").read_bytes()
+    assert done("report", out) == f"written to {out / 'monitor.html'}\n"
+    assert (out / "monitor.html").read_bytes() == drawn
 
 
 def test_a_world_with_likes_is_told_kind_by_kind(

@@ -21,7 +21,6 @@ from monitor.delivery import Delivery
 from monitor.folder import Folder
 from monitor.monitor import Monitor
 from monitor.record import AlertRecord
-from monitor.row import SIZES_MS, Row
 from monitor.rules import read_rules
 from stream.events import Tick, decode_sample
 from stream.files import write_events
@@ -30,6 +29,7 @@ from stream.metrics import Metrics
 from tests.services.installation import WITHIN_S, Installation, installed
 from tests.services.kept import TTL_MS
 from tests.services.servers import KafkaServer, RedisServer
+from tests.services.undisturbed import shown
 from tests.worlds import WORLD, product
 from trainer import checkpoint
 
@@ -59,11 +59,6 @@ def answers(loop: Installation, is_so: Callable[[Any], bool]) -> bool:
         return is_so(asked(loop, "/api/state"))
     except OSError:
         return False
-
-
-def rows(board: Board) -> dict[int, list[Row]]:
-    """Windows of what is in the topics, by size."""
-    return {size: [r for r in board.rows(size) if r.source != "freshness"] for size in SIZES_MS}
 
 
 def in_one_process(loop: Installation) -> tuple[Pipeline, Board]:
@@ -96,10 +91,9 @@ def test_its_windows_are_those_of_one_process_though_it_is_killed_and_left(
     loop.wait(lambda: answers(loop, lambda state: bool(state["windows"][0]["sources"])), "windows")
     loop.leave("monitor")
     loop.instep("run", "monitor", "--once")
-    shown = rows(Folder(Path(loop.settings.monitor.folder)).board())
     _, board = in_one_process(loop)
-    expected = rows(board)
-    assert shown == expected
+    expected = shown(board)
+    assert shown(Folder(Path(loop.settings.monitor.folder)).board()) == expected
     assert {r.source for r in expected[60_000]} == {"data", "quality", "codes"}
     assert len(expected[60_000]) >= 6
     told = loop.instep("report", loop.settings.monitor.folder, settings=False)
