@@ -6,6 +6,8 @@ whose state is older then, finds that alert again, as it finds those that are th
 
 from __future__ import annotations
 
+import fcntl
+from io import BufferedWriter
 from pathlib import Path
 
 import msgspec
@@ -30,19 +32,21 @@ class AlertRecord:
     Raises
     ------
     RecordError
-        If a line of the file is no alert.
+        If a line of the file is no alert, or another process adds to it.
     """
 
     def __init__(self, path: Path | None = None, n_most: int = 1_000) -> None:
         self._n_most = n_most
         self._alerts: dict[str, Alert] = {}
-        if path is not None and path.exists():
-            _cut_torn_line(path)
-            for alert in read_alerts(path):
-                self._remember(alert)
+        self._file = None if path is None else _opened(path)
         if path is not None:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab") if path is not None else None
+            try:
+                _cut_torn_line(path)
+                for alert in read_alerts(path):
+                    self._remember(alert)
+            except BaseException:
+                self.close()
+                raise
 
     def add(self, alert: Alert) -> bool:
         """Keep an alert as it is now; whether that is news. One that was over is not raised again."""
@@ -98,6 +102,18 @@ def find_alert(path: Path, alert_id: str) -> Alert:
         ids = ", ".join(list(found)[-5:]) or "none"
         raise RecordError(f"{path}: expected the id of an alert, got {alert_id!r}; the last are: {ids}")
     return found[alert_id]
+
+
+def _opened(path: Path) -> BufferedWriter:
+    """To add to, by one process at a time."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = path.open("ab")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        raise RecordError(f"{path}: it is in use, expected one monitor at a time") from None
+    return file
 
 
 def _cut_torn_line(path: Path) -> None:

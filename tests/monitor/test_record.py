@@ -85,3 +85,12 @@ def test_an_alert_is_found_by_its_id_as_it_was_last(tmp_path: Path) -> None:
         find_alert(path, "x")
     with pytest.raises(RecordError, match="none: expected a record of alerts, got: No such file"):
         find_alert(tmp_path / "none", "x")
+
+
+def test_one_process_adds_to_a_record_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "alerts.jsonl"
+    first = AlertRecord(path)
+    with pytest.raises(RecordError, match=r"alerts\.jsonl: it is in use, expected one monitor at a time"):
+        AlertRecord(path)
+    first.close()
+    AlertRecord(path).close()
