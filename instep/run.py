@@ -250,7 +250,7 @@ def _monitor(settings: Settings, metrics: Metrics, once: bool) -> None:
     board = folder.board() if folder.has_board else Board()
     board.run = uuid4().hex
     webhook = Webhook(m.webhook, metrics, timeout_s=m.webhook_timeout_ms / 1000) if m.webhook else None
-    delivery = Delivery(AlertRecord(folder.alerts), metrics, webhook)
+    delivery = Delivery(AlertRecord(folder.alerts), metrics, webhook, rules)
 
     def monitor() -> Monitor:
         return Monitor(

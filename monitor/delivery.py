@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from monitor.alert import SEVERITIES, Alert, cleared
 from monitor.alerting import Judged
 from monitor.record import AlertRecord
+from monitor.rules import Rule
 from monitor.webhook import Webhook
 from stream.metrics import Metrics
 
@@ -17,12 +18,26 @@ LEVELS = {"page": logging.ERROR, "ticket": logging.WARNING, "note": logging.INFO
 
 
 class Delivery:
-    """Tells of alerts. None of it waits for the network, and none of it can stop the judging."""
+    """Tells of alerts. None of it waits for the network, and none of it can stop the judging.
 
-    def __init__(self, record: AlertRecord, metrics: Metrics, webhook: Webhook | None = None) -> None:
+    Parameters
+    ----------
+    rules
+        Those whose alerts are counted from 0 on: where a count begins with 1, nobody sees that it grew.
+    """
+
+    def __init__(
+        self,
+        record: AlertRecord,
+        metrics: Metrics,
+        webhook: Webhook | None = None,
+        rules: Iterable[Rule] = (),
+    ) -> None:
         self.record = record
         self._metrics = metrics
         self._webhook = webhook
+        for rule in rules:
+            metrics.add("instep_alerts_total", 0, rule=rule.id, severity=rule.severity)
         self._count_open()
 
     def tell(self, judged: Judged) -> list[Alert]:

@@ -23,6 +23,7 @@ TRIES = 8
 """With these waits about two minutes."""
 AGAIN = frozenset({408, 425, 429})
 """Statuses below 500 after which it may work later."""
+OUTCOMES = ("sent", "failed", "lost")
 
 
 class WebhookError(ValueError):
@@ -57,6 +58,8 @@ class Webhook:
             )
         self._url = url
         self._metrics = metrics
+        for outcome in OUTCOMES:  # where a count begins with 1, nobody sees that it grew
+            metrics.add("instep_webhook_posts_total", 0, outcome=outcome)
         self._n_most = n_most
         self._timeout_s = timeout_s
         self._retry_s = retry_s

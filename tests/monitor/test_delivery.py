@@ -10,6 +10,7 @@ from monitor.alert import cleared
 from monitor.alerting import Judged, Silenced
 from monitor.delivery import Delivery
 from monitor.record import AlertRecord
+from monitor.rules import read_rules
 from stream.metrics import Metrics
 from tests.monitor.alerts import alert
 
@@ -59,4 +60,16 @@ def test_after_a_restart_what_the_judge_does_not_know_is_over() -> None:
     delivery.resume([alert(2), alert(3)], 600_000)
     assert record.alerts == [cleared(alert(1), 600_000), alert(2), alert(3)]
     assert figures(metrics)['instep_alerts_open{severity="note"}'] == 2
+    delivery.close()
+
+
+def test_rules_that_have_raised_nothing_are_counted_as_none() -> None:
+    metrics, rules = Metrics("monitor"), read_rules()
+    delivery = Delivery(AlertRecord(), metrics, rules=rules)
+    severity = rules["clicks-stopped"].severity
+    name = f'instep_alerts_total{{rule="clicks-stopped",severity="{severity}"}}'
+    raised = {key: n for key, n in figures(metrics).items() if key.startswith("instep_alerts_total")}
+    assert (len(raised), set(raised.values()), raised[name]) == (len(rules), {0.0}, 0)
+    delivery.tell(Judged((alert(1, "clicks-stopped", severity=severity),), ()))
+    assert figures(metrics)[name] == 1
     delivery.close()

@@ -76,6 +76,11 @@ def serving(*statuses: int) -> Iterator[Server]:
 
 
 def posts(metrics: Metrics) -> dict[str, int]:
+    """By outcome, of those that there were."""
+    return {outcome: n for outcome, n in counted(metrics).items() if n}
+
+
+def counted(metrics: Metrics) -> dict[str, int]:
     found = {}
     for line in metrics.page().decode().splitlines():
         if line.startswith("instep_webhook_posts_total{"):
@@ -92,6 +97,12 @@ def test_alerts_arrive_whole_and_in_order() -> None:
         hook.close()
         assert server.got == [alert(n, over=n + 3 if n % 2 else None) for n in range(20)]
     assert posts(metrics) == {"sent": 20}
+
+
+def test_what_has_not_happened_yet_is_counted_as_none() -> None:
+    metrics = Metrics("monitor")
+    Webhook("http://127.0.0.1:9/", metrics).close()
+    assert counted(metrics) == {"sent": 0, "failed": 0, "lost": 0}
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])
