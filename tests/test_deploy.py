@@ -7,14 +7,15 @@ import re
 from pathlib import Path
 from typing import Any, get_args
 
+import pytest
 import yaml
 
 from instep.feed import product
 from instep.settings import load
 from instep.simulator import events
-from monitor.measures import MEASURES
+from monitor.measures import MEASURES, Measure, measure_of
 from monitor.row import Source
-from monitor.view import SIZES
+from monitor.worker import WINDOWS
 from stream.events import Impression
 from stream.metrics import METRICS
 
@@ -43,13 +44,13 @@ def rules() -> list[dict[str, Any]]:
     return [rule for group in groups for rule in group["rules"]]
 
 
-def asked() -> dict[str, str]:
-    """Every expression, by the panel or alert that it stands in."""
-    found = {rule["alert"]: rule["expr"] for rule in rules()}
-    for panel in panels():
-        found |= {f"{panel['title']} {t['refId']}": t["expr"] for t in panel["targets"]}
-    for dashboard in dashboards().values():
-        found |= {f"annotation {a['name']}": a["expr"] for a in dashboard["annotations"]["list"]}
+def asked() -> list[tuple[str, str]]:
+    """Every expression, behind the alert, panel or annotation that it stands in."""
+    found = [(rule["alert"], rule["expr"]) for rule in rules()]
+    for name, board in dashboards().items():
+        for panel in board["panels"]:
+            found += [(f"{name}: {panel['title']}", t["expr"]) for t in panel.get("targets", ())]
+        found += [(f"{name}: annotation {a['name']}", a["expr"]) for a in board["annotations"]["list"]]
     return found
 
 
@@ -76,31 +77,57 @@ def test_panels_and_alerts_name_metrics_and_labels_that_there_are() -> None:
         )
         listed |= {metric.name + suffix: own for suffix in SUFFIXES[metric.kind]}
     assert len(asked()) > 25
-    for where, expression in asked().items():
+    for where, expression in asked():
         names, labels = names_and_labels(expression)
         assert names, where
         assert names <= listed.keys(), where
         assert labels <= set.union(*(listed[name] for name in names)), where
 
 
-def test_panels_and_alerts_name_figures_that_are_measured() -> None:
-    """By their names, or by a pattern that the name of one fits that has something behind its second dot."""
-    measures = {m.name: m for m in MEASURES}
-    found = 0
-    for where, expression in asked().items():
-        for operator, text in re.findall(r'measure(=~?)"([^"]*)"', expression):
-            found += 1
-            if operator == "=":
-                assert measures[text].of in ("", "reason"), where  # which is told in all as well
-            else:
-                of = [m for m in MEASURES if re.fullmatch(text.replace("\\\\", "\\"), f"{m.name}.thing")]
-                assert len(of) == 1, where
-                assert of[0].of, where
-        for text in re.findall(r'window="([^"]*)"', expression):
-            assert text in {*SIZES, "$window"}, where
-        for text in re.findall(r'source="([^"]*)"', expression):
+def named_measure(operator: str, text: str) -> Measure:
+    """The figure that a matcher is about: of one thing by its name, of all by a pattern with something behind it."""
+    if operator == "=~":
+        found = [m for m in MEASURES if re.fullmatch(text.replace("\\\\", "\\"), f"{m.name}.thing")]
+        assert len(found) == 1, text
+        assert found[0].of, text
+        return found[0]
+    assert operator == "=", text
+    measure = measure_of(text)
+    # reasons are told of in all as well
+    assert measure.of in ("", "reason") if text == measure.name else measure.of, text
+    return measure
+
+
+def test_panels_and_alerts_name_figures_that_are_measured_and_drift_shows_each() -> None:
+    shown = set()
+    for where, expression in asked():
+        for operator, text in re.findall(r'\bmeasure *(=~|!=|!~|=) *"([^"]*)"', expression):
+            measure = named_measure(operator, text)
+            assert measure.panel != "slices", where  # of which there are too many to be exported
+            if where.startswith("drift.json: "):
+                shown.add(measure.name)
+        for text in re.findall(r'\bwindow *[!=~]+ *"([^"]*)"', expression):
+            assert text in {*WINDOWS.values(), "$window"}, where
+        for text in re.findall(r'\bsource *[!=~]+ *"([^"]*)"', expression):
             assert text in get_args(Source), where
-    assert found > 30
+    assert shown == {m.name for m in MEASURES if m.panel != "slices"}
+
+
+@pytest.mark.parametrize(
+    ("operator", "text"),
+    [
+        ("=", "quality.nothing"),
+        ("=", "quality.ne"),  # is of a kind
+        ("=", "codes.flipped.click"),  # is of nothing
+        ("=~", r"quality\\.nothing\\..+"),
+        ("=~", r"codes\\.flipped\\..+"),
+        ("=~", r"quality\\..+"),
+        ("!=", "codes.flipped"),
+    ],
+)
+def test_a_figure_that_is_not_measured_so_is_found(operator: str, text: str) -> None:
+    with pytest.raises((AssertionError, KeyError)):
+        named_measure(operator, text)
 
 
 def test_dashboards_declare_what_they_use_and_lead_to_each_other() -> None:
@@ -116,6 +143,9 @@ def test_dashboards_declare_what_they_use_and_lead_to_each_other() -> None:
         }
         assert used <= declared, name
         assert declared - used <= {"__rate_interval"}, name
+        for variable in board["templating"]["list"]:
+            assert variable["query"].split(",") == [o["value"] for o in variable["options"]], name
+            assert set(variable["query"].split(",")) == set(WINDOWS.values()), name
         assert {link["url"].removeprefix("/d/") for link in board["links"]} == ids - {board["uid"]}, name
         assert len({p["id"] for p in board["panels"]}) == len(board["panels"]), name
         places = [(p["gridPos"]["x"], p["gridPos"]["y"]) for p in board["panels"]]
@@ -124,6 +154,8 @@ def test_dashboards_declare_what_they_use_and_lead_to_each_other() -> None:
             if panel["type"] != "row":
                 assert panel["description"].endswith("."), panel["title"]
                 assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+                letters = [target["refId"] for target in panel["targets"]]
+                assert len(set(letters)) == len(letters), panel["title"]
     compose = SERVICES["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert Path(compose).name in dashboards()
 
@@ -131,6 +163,7 @@ def test_dashboards_declare_what_they_use_and_lead_to_each_other() -> None:
 def test_every_alert_says_what_is_wrong_and_where_to_look() -> None:
     for rule in rules():
         assert rule["annotations"].keys() == {"summary", "look"}, rule["alert"]
+        assert "$" not in rule["expr"], rule["alert"]  # which only Grafana puts something in the place of
 
 
 def test_grafana_finds_its_source_and_its_dashboards() -> None:
@@ -151,8 +184,10 @@ def test_prometheus_asks_every_worker_where_it_answers() -> None:
     expected = {f"{name}:{port}" for name, port in (ports | others).items()}
     config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yml").read_text())
     assert set(config["scrape_configs"][0]["static_configs"][0]["targets"]) == expected
-    for name, port in ports.items():
+    for name, port in (ports | others).items():
         assert f"http://127.0.0.1:{port}/" in SERVICES[name]["healthcheck"]["test"][-1]
+    for name, port in others.items():
+        assert [published.rsplit(":", 1)[1] for published in SERVICES[name]["ports"]] == [str(port)]
 
 
 def test_every_service_can_be_another_image_has_limits_and_is_no_root() -> None:
