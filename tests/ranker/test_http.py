@@ -295,6 +295,7 @@ def test_what_has_no_room_is_refused_and_counted() -> None:
     serving = Serving(max_waiting=3)
     serving.log_switch.is_off = True
     with serving.client() as http:
+        assert 'instep_outbox_dropped_total{worker="ranker"} 0.0' in http.get("/metrics").text
         click = {"type": "action", "kind": "click", "user": "ada", "item": "n7"}
         answer = http.post("/v1/events", json={"events": [click] * 5})
         assert answer.status_code == 200
