@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+
 from msgspec import Struct, field
 
 from monitor.windows import MINUTE_MS
 from stream.events import Sample, Tick
 from trainer.scored import Scored
+
+log = logging.getLogger(__name__)
 
 
 class OutOfOrderError(ValueError):
@@ -96,22 +100,26 @@ class ScoreLane(Struct):
     """After a rollback the trainer learns again what closed until then."""
 
     def take(self, partition: int, offset: int, scored: Scored) -> bool:
-        """The next record; False if the same sample was scored before, in an earlier epoch.
+        """The next record; False if the same sample was scored before, in an earlier epoch or it seems in this one.
+
+        Predictions of a partition are in the order in which its samples closed. A broker that was killed may let those
+        of a transaction be seen that never ended, and then the trainer's second try: these are passed over.
 
         Raises
         ------
         OutOfOrderError
-            If it is older than what the partition has promised.
+            If its offset is not behind the last one's.
         """
+        if offset < self.next_offset:
+            raise OutOfOrderError(f"scores {partition}:{offset}: expected offset >= {self.next_offset}")
+        self.next_offset = offset + 1
         if scored.version.epoch > self.epoch:
             self.epoch, self.repeated_ms = scored.version.epoch, self.at_ms
         is_new = scored.closed_ms > self.repeated_ms
-        if offset < self.next_offset or (is_new and scored.closed_ms < self.at_ms):
-            raise OutOfOrderError(
-                f"scores {partition}:{offset}: expected offset >= {self.next_offset} closed at or after "
-                f"{self.at_ms}, got {scored.closed_ms}"
-            )
-        self.next_offset = offset + 1
+        if is_new and scored.closed_ms < self.at_ms:
+            what = "a score is out of order, passed over partition=%d offset=%d closed_ms=%d after=%d"
+            log.warning(what, partition, offset, scored.closed_ms, self.at_ms)
+            return False
         self.at_ms = max(self.at_ms, scored.closed_ms)
         return is_new
 

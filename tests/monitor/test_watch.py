@@ -12,7 +12,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from monitor.freshness import Freshness
-from monitor.lanes import OutOfOrderError
+from monitor.lanes import OutOfOrderError, ScoreLane
 from monitor.measures import measure_of
 from monitor.row import Row
 from monitor.watch import Watch
@@ -260,6 +260,20 @@ def test_records_that_go_backwards_are_refused() -> None:
         watch.sample(0, 5, Tick(START_MS + 1))
     with pytest.raises(OutOfOrderError, match=r"closed at or after"):
         watch.sample(0, 6, Tick(START_MS - 1))
+
+
+def test_scores_of_a_transaction_that_never_ended_count_once(caplog: pytest.LogCaptureFixture) -> None:
+    made = make(10, partitions=1)
+    first = made.scores[0]
+    assert first[18].closed_ms < first[19].closed_ms
+    twice = Messages(made.samples, {0: [*first[:20], *first[15:19], *first[20:]]}, made.model)
+    rows, once = (by_source(feed_all(Watch(rules(1)), m).take())["quality", MINUTE_MS] for m in (twice, made))
+    assert rows == once
+    told = [r.getMessage() for r in caplog.records]
+    assert [line[:26] for line in told] == ["a score is out of order, p"] * 4
+    lane = ScoreLane(next_offset=4)
+    with pytest.raises(OutOfOrderError, match=r"scores 0:3: expected offset >= 4"):
+        lane.take(0, 3, first[0])
 
 
 def test_a_state_of_other_rules_is_refused() -> None:
