@@ -13,8 +13,8 @@ from kafka import TopicPartition
 from numpy.typing import NDArray
 
 from indexer.redis_index import RedisIndex
-from instep.run import redis_client
 from instep.settings import Settings
+from instep.stores import redis_client
 from stream.events import Version
 from stream.service import now_ms
 from trainer.scored import decode_scored

@@ -17,8 +17,8 @@ from benchmarks.services import toml
 from indexer.index import Update
 from indexer.redis_index import RedisIndex
 from indexer.refresh import refresh
-from instep.run import redis_client, redis_profiles
 from instep.settings import Settings, check
+from instep.stores import redis_client, redis_profiles
 from ranker.client import Candidate, RankerClient
 from ranker.mirror import Mirror
 from ranker.ranker import History

@@ -83,7 +83,7 @@ def send(
     settings: SettingsFile = None,
 ) -> None:
     """Write an event log to the topic of events, as a product would."""
-    from instep.run import send
+    from instep.orders import send
     from stream.files import FileSource
 
     chosen = settings_of(settings, log)
@@ -152,7 +152,7 @@ def release(
 
 
 def _order(order: str, settings: Path | None) -> None:
-    from instep.run import give_order
+    from instep.orders import give_order
     from stream.service import now_ms
 
     give_order(settings_of(settings, Path()), order, now_ms())
@@ -165,7 +165,7 @@ def rollback(
     settings: SettingsFile = None,
 ) -> None:
     """Go back to a checkpoint, in a new epoch that index and rankers follow; the trainer must not be running."""
-    from instep.run import rollback
+    from instep.orders import rollback
 
     version = rollback(settings_of(settings, Path()), checkpoint)
     typer.echo(f"the trainer will begin at {version}")

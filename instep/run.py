@@ -5,31 +5,24 @@ What a worker alone needs is imported where it is built: torch takes half a giga
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from functools import cache, partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
-from uuid import uuid4
+from functools import partial
+from typing import TYPE_CHECKING, get_args
 
 from instep.sections import WorkerName
+from instep.serving import serve_monitor, serve_ranker
 from instep.settings import Settings, SettingsError
+from instep.stores import redis_client, redis_profiles
 from stream import joiner
-from stream.files import FileSource
-from stream.kafka import KafkaSource, KafkaWriter
+from stream.kafka import KafkaSource
 from stream.log import Unavailable
 from stream.metrics import Metrics
-from stream.redis_client import RETRIES, Client
-from stream.redis_profiles import RedisProfiles
 from stream.service import Worker, end, now_ms, serve
 
 if TYPE_CHECKING:
-    from ranker.service import RankerService
     from trainer.publication import Publication
     from trainer.worker import TrainerRules
-
-log = logging.getLogger(__name__)
 
 SERVICES: tuple[WorkerName, ...] = get_args(WorkerName)
 """In the order in which data moves."""
@@ -52,10 +45,10 @@ def run(settings: Settings, name: WorkerName, *, once: bool = False) -> None:
         _profiles(settings, metrics, once)
         return
     if name == "ranker":  # and so has uvicorn
-        _ranker(settings, metrics)
+        serve_ranker(settings, metrics)
         return
     if name == "monitor":  # whose page is there while its worker is built anew
-        _monitor(settings, metrics, once)
+        serve_monitor(settings, metrics, once)
         return
     builders: dict[str, Callable[[Settings, Metrics], Worker]] = {
         "joiner": _joiner,
@@ -69,68 +62,9 @@ def run(settings: Settings, name: WorkerName, *, once: bool = False) -> None:
         once=once,
         host=service.host,
         port=getattr(service.ports, name),
-        **_patience(settings),
+        stall_s=service.stall_s,
+        retry_s=service.retry_s,
     )
-
-
-def _patience(settings: Settings) -> dict[str, Any]:
-    """How long a worker may take, and how long it waits for the other side."""
-    retry_s = settings.service.retry_ms / 1000
-    return {"stall_s": settings.service.stall_ms / 1000, "retry_s": (min(1.0, retry_s), retry_s)}
-
-
-def send(settings: Settings, source: FileSource, on_sent: Callable[[int], None]) -> int:
-    """Write an event log to ``instep.events``, as a product would; returns how many records that were."""
-    cluster = settings.cluster()
-    cluster.check({joiner.EVENTS: settings.stream.partitions})
-    writer = KafkaWriter(cluster, joiner.EVENTS)
-    n = 0
-    try:
-        while records := source.poll(1_000):
-            for record in records:
-                writer.write(record.partition, record.key, record.value)
-            n += len(records)
-            on_sent(n)
-        writer.flush()
-    finally:
-        writer.close()
-    return n
-
-
-def give_order(settings: Settings, order: str, at_ms: int) -> None:
-    """Write an order into the log of events, where the trainer finds it in its place among the samples.
-
-    Raises
-    ------
-    BadOrder
-        If it is none.
-    """
-    from stream.events import Tick, encode_event
-    from trainer.gate import chosen
-
-    chosen(order, ())
-    cluster = settings.cluster()
-    cluster.check({joiner.EVENTS: settings.stream.partitions})
-    writer = KafkaWriter(cluster, joiner.EVENTS)
-    try:
-        writer.write(0, b"", encode_event(Tick(at_ms, order)))
-        writer.flush()
-    finally:
-        writer.close()
-
-
-def rollback(settings: Settings, checkpoint: str) -> str:
-    """Make an older checkpoint the one that the trainer goes on from, in a new epoch; returns its Version."""
-    from trainer import worker
-    from trainer.publication import last_said
-
-    cluster = settings.cluster()
-    cluster.check({worker.MODEL: 1})
-    model = KafkaSource(cluster, worker.MODEL)
-    try:
-        return str(worker.rollback(trainer_rules(settings), checkpoint, last_said(model).told))
-    finally:
-        model.close()
 
 
 def trainer_rules(settings: Settings) -> TrainerRules:
@@ -166,7 +100,7 @@ def _profiles(settings: Settings, metrics: Metrics, once: bool) -> None:
             once=once,
             host=service.host,
             port=service.ports.profiles,
-            stall_s=service.stall_ms / 1000,
+            stall_s=service.stall_s,
             now_ms=now_ms,
         )
     except Unavailable as e:
@@ -233,153 +167,4 @@ def _indexer(settings: Settings, metrics: Metrics) -> Worker:
         return worker
 
 
-def _monitor(settings: Settings, metrics: Metrics, once: bool) -> None:
-    from indexer.redis_index import RedisIndex
-    from monitor import worker
-    from monitor.board import Board
-    from monitor.delivery import Delivery
-    from monitor.folder import Folder
-    from monitor.monitor import Monitor
-    from monitor.record import AlertRecord
-    from monitor.server import Server
-    from monitor.webhook import Webhook
-
-    m, cluster = settings.monitor, settings.cluster()
-    rules = settings.alert_rules()
-    folder = Folder(Path(m.folder))
-    board = folder.board() if folder.has_board else Board()
-    board.run = uuid4().hex
-    webhook = Webhook(m.webhook, metrics, timeout_s=m.webhook_timeout_ms / 1000) if m.webhook else None
-    delivery = Delivery(AlertRecord(folder.alerts), metrics, webhook, rules)
-
-    def monitor() -> Monitor:
-        return Monitor(
-            settings.watch_rules(),
-            rules,
-            board,
-            delivery,
-            has_breaker=settings.breaker.mode != "off",
-            state=folder.state(),
-        )
-
-    @cache
-    def index() -> RedisIndex:
-        """Connected when it is asked first: without Redis there is enough to see."""
-        return RedisIndex(
-            redis_client(settings, min(1_000, settings.redis.timeout_ms), retries=0), settings.redis.prefix
-        )
-
-    def build() -> Worker:
-        return worker.build(
-            cluster,
-            monitor,
-            folder,
-            lambda: index().newest,
-            metrics,
-            partitions=settings.stream.partitions,
-            poll_records=settings.service.poll_records,
-            now_ms=now_ms,
-        )
-
-    try:
-        serve(
-            build,
-            metrics,
-            once=once,
-            host=m.host,
-            port=m.port,
-            listen=partial(Server, board, metrics),
-            **_patience(settings),
-        )
-    finally:
-        delivery.close()
-
-
-def _ranker(settings: Settings, metrics: Metrics) -> None:
-    from ranker.http import make_app
-    from ranker.server import serve_app
-
-    r = settings.ranker
-    try:
-        service = ranker_service(settings, metrics)
-        app = make_app(service, tokens=r.tokens, max_body_bytes=r.max_body_bytes)
-        serve_app(app, r.host, r.port, service)
-    except Unavailable as e:
-        end(e)
-
-
-def ranker_service(settings: Settings, metrics: Metrics) -> RankerService:
-    """What the ranker of the settings answers with.
-
-    Raises
-    ------
-    Unavailable
-        If Redis does not answer. It may go away later on.
-    """
-    import torch
-
-    from indexer.redis_index import RedisIndex
-    from ranker.audit import Auditor
-    from ranker.live import LiveModel
-    from ranker.lookups import Lookups
-    from ranker.mirror import Mirror
-    from ranker.names import Names
-    from ranker.outbox import Outbox
-    from ranker.remembered import RememberedProfiles
-    from ranker.service import RankerRules, RankerService
-    from trainer.model.simhash import make_planes
-
-    r, model, cluster = settings.ranker, settings.model, settings.cluster()
-    config, fields, max_history = settings.learner_config(), settings.fields, settings.stream.max_history
-    torch.set_num_threads(1)  # of this size a request is quicker on one; more requests go to more processes
-
-    def open_writer() -> KafkaWriter:
-        cluster.check({joiner.EVENTS: settings.stream.partitions})
-        return KafkaWriter(cluster, joiner.EVENTS)
-
-    scorer = settings.scorer()
-    index = RedisIndex(redis_client(settings), settings.redis.prefix, settings.redis.keep_updates)
-    quick = redis_client(settings, min(r.profile_timeout_ms, settings.redis.timeout_ms), retries=0)
-    live = LiveModel(
-        lambda: Mirror(config.shape, config.bits, settings.trainer.capacity),
-        index,
-        metrics,
-        warm_up=scorer.warm_up,
-        now_ms=now_ms,
-        fail=end,
-    )
-    names = Names(fields, r.named_items)
-    planes = make_planes(settings.n_coded, model.dim, model.bits, model.seed)
-    return RankerService(
-        live,
-        RememberedProfiles(
-            redis_profiles(settings, quick),
-            len(fields.item),
-            max_history,
-            n_users=r.remembered_users,
-            now_ms=now_ms,
-        ),
-        Outbox(open_writer, metrics, n_most=r.max_waiting, tick_ms=r.tick_ms, now_ms=now_ms, fail=end),
-        scorer,
-        names,
-        Lookups(live, scorer, names, planes.shape[2]),
-        Auditor(live, index, planes, metrics, r.audit_ms) if r.audit_ms else None,
-        metrics,
-        RankerRules(r.max_candidates, max_history, r.max_behind_ms),
-        now_ms=now_ms,
-    )
-
-
-def redis_client(settings: Settings, timeout_ms: int | None = None, retries: int = RETRIES) -> Client:
-    """A connection to the Redis of the settings."""
-    r = settings.redis
-    return Client(r.url, r.cluster, timeout_ms or r.timeout_ms, r.client, retries)
-
-
-def redis_profiles(settings: Settings, client: Client) -> RedisProfiles:
-    """The profiles of the settings."""
-    stream, n_fields = settings.stream, len(settings.fields.item)
-    return RedisProfiles(client, n_fields, stream.max_history, stream.history_ttl_ms, settings.redis.prefix)
-
-
-__all__ = ["SERVICES", "WORKERS", "SettingsError", "check_served", "run", "send"]
+__all__ = ["SERVICES", "WORKERS", "check_served", "run", "trainer_rules"]

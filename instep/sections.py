@@ -178,6 +178,16 @@ class ServiceSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The longest wait before a worker whose Kafka or Redis is away tries again; the first is a second."""
     log: Literal["text", "json"] = "text"
 
+    @property
+    def stall_s(self) -> float:
+        """As `stream.service.serve` takes it."""
+        return self.stall_ms / 1000
+
+    @property
+    def retry_s(self) -> tuple[float, float]:
+        """The first and the longest wait."""
+        return min(1.0, self.retry_ms / 1000), self.retry_ms / 1000
+
 
 class RedisSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """[redis]: where index and profiles are. May hold a password, so it is neither logged nor saved."""

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import logging
-import socket
 from threading import Thread
-
-import uvicorn
 
 from monitor.board import Board
 from monitor.http import make_app
+from ranker.server import listen, server_of
 from stream.health import Pages
-from stream.log import LogError
 from stream.metrics import Metrics
-
-LEAVE_S = 5
-"""How long answers that were begun may take at the end."""
 
 
 class Server:
@@ -37,23 +30,9 @@ class Server:
     def __init__(
         self, board: Board, metrics: Metrics, host: str, port: int, pages: Pages | None = None
     ) -> None:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            self._socket = socket.create_server((host, port), family=family)
-        except (OSError, OverflowError) as e:
-            raise LogError("monitor.port", f"cannot listen on {host}:{port}: {e}") from None
-        logging.getLogger("uvicorn").setLevel(logging.WARNING)
+        self._socket = listen(host, port, "monitor.port")
         self._board = board
-        self._server = uvicorn.Server(
-            uvicorn.Config(
-                make_app(board, metrics, pages),
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                ws="none",
-                timeout_graceful_shutdown=LEAVE_S,
-            )
-        )
+        self._server = server_of(make_app(board, metrics, pages))
         self._thread = Thread(
             target=self._server.run, kwargs={"sockets": [self._socket]}, name="page", daemon=True
         )

@@ -18,8 +18,9 @@ from urllib.request import urlopen
 import msgspec
 
 from indexer.redis_index import RedisIndex
-from instep.run import WORKERS, redis_client, redis_profiles
+from instep.run import WORKERS
 from instep.settings import load
+from instep.stores import redis_client, redis_profiles
 from stream.kafka import KafkaSource, KafkaWriter
 from stream.log import Record, Unavailable
 from stream.redis_profiles import RedisProfiles
