@@ -3,7 +3,8 @@
 What closes goes one way::
 
     samples, scores, publications -> Watch -> windows -> Judge -> alerts -> Delivery
-                                                 \\____________________\\___-> Board -> page
+                                                |                   |
+                                                +--> Board -> page <+
 
 A monitor that begins again a little earlier than it had come measures some windows again. What is shown already stands,
 and it is what the judge sees; so a restart takes nothing back.
@@ -85,7 +86,7 @@ class Monitor:
         self._rules = rules
         self._judged_by = judged_by
         self._standing = Standing()
-        self._begin(self._decoded(state))
+        self._begin(state)
 
     @property
     def offsets(self) -> dict[str, dict[int, int]]:
@@ -156,7 +157,7 @@ class Monitor:
 
     def load(self, state: bytes) -> None:
         """Go on from the state of an earlier one; see there."""
-        self._begin(self._decoded(state))
+        self._begin(state)
 
     def state(self) -> bytes:
         """All that another one needs to go on; what is shown is kept by `Board.encode`."""
@@ -164,26 +165,27 @@ class Monitor:
             _Saved(self._made_with, self._watch.state(), self._judge.encode(), self._standing)
         )
 
-    def _begin(self, saved: _Saved | None) -> None:
-        self._watch = Watch(self._rules, None if saved is None else saved.watch)
-        self._judge = Judge(self._judged_by) if saved is None else Judge.decode(self._judged_by, saved.judge)
-        self._standing = Standing() if saved is None else saved.standing
+    def _begin(self, state: bytes | None) -> None:
+        if state is None or not self._restore(state):
+            self._watch, self._judge, self._standing = Watch(self._rules), Judge(self._judged_by), Standing()
         self._delivery.resume(self._judge.open, self._watch.at_ms or 0)
         for alert in self._delivery.record.alerts:
             self.board.put(alert)
 
-    def _decoded(self, state: bytes | None) -> _Saved | None:
-        if state is None:
-            return None
+    def _restore(self, state: bytes) -> bool:
+        """Whether that could be gone on from."""
         try:
             saved = msgspec.msgpack.decode(state, type=_Saved)
-        except msgspec.MsgspecError as e:
+            if saved.made_with != self._made_with:
+                log.warning("the monitor begins anew, its state is of other settings")
+                return False
+            self._watch = Watch(self._rules, saved.watch)
+            self._judge = Judge.decode(self._judged_by, saved.judge)
+        except (msgspec.MsgspecError, ValueError) as e:
             log.warning("the monitor begins anew, its state cannot be read error=%s", e)
-            return None
-        if saved.made_with != self._made_with:
-            log.warning("the monitor begins anew, its state is of other settings")
-            return None
-        return saved
+            return False
+        self._standing = saved.standing
+        return True
 
 
 def _digest(rules: WatchRules) -> bytes:

@@ -74,7 +74,9 @@ class MonitorWorker:
         self._assembler, self._may_be_torn = Assembler(), True  # the log may begin within a publication
         self._shown: dict[tuple[str, int], set[str]] = {}
         self._index_answers = True
-        self._heard_ms = self._told_ms = self._kept_ms = now_ms()
+        status = monitor.board.status  # a start is no news of the log
+        self._told_ms = self._kept_ms = now_ms()
+        self._heard_ms = self._told_ms if status is None else status.heard_ms
         for topic, source in self._sources.items():
             self._seek(topic, source)
 
@@ -105,12 +107,16 @@ class MonitorWorker:
             self._told_ms = now_ms
             self._tell()
         if now_ms >= self._kept_ms + KEEP_MS:
-            self.keep()
+            self._kept_ms = now_ms
+            try:
+                self.keep()
+            except OSError as e:  # what is seen is still shown, judged and told of
+                log.error("what was seen cannot be kept folder=%s error=%s", self._folder.path, e)
         return n
 
     def finish(self) -> None:
         """See `Worker.finish`."""
-        self._tell()
+        self._monitor.tell(self._heard_ms)
         self.keep()
 
     def close(self) -> None:
@@ -123,7 +129,6 @@ class MonitorWorker:
         """Write what is shown and where this stands."""
         with self._metrics.timed("instep_commit_seconds"):
             self._folder.keep(self._monitor.board, self._monitor.state())
-        self._kept_ms = self._now_ms()
 
     def _seek(self, topic: str, source: Source) -> None:
         """Go on behind what was read; where that is gone, with what is there."""

@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from monitor.alert import cleared
+from monitor.alert import Alert, cleared
 from monitor.alerting import Judged, Silenced
 from monitor.delivery import Delivery
 from monitor.record import AlertRecord
@@ -73,3 +73,15 @@ def test_rules_that_have_raised_nothing_are_counted_as_none() -> None:
     delivery.tell(Judged((alert(1, "clicks-stopped", severity=severity),), ()))
     assert figures(metrics)[name] == 1
     delivery.close()
+
+
+def test_an_alert_that_cannot_be_recorded_is_told_of_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
+    class Full(AlertRecord):
+        def add(self, alert: Alert) -> bool:
+            raise OSError(28, "No space left on device")
+
+    metrics = Metrics("monitor")
+    delivery = Delivery(Full(), metrics)
+    assert delivery.tell(Judged((alert(1),))) == [alert(1)]
+    assert "cannot be recorded" in caplog.text
+    assert figures(metrics)['instep_alerts_total{rule="late",severity="note"}'] == 1

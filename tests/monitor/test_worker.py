@@ -173,6 +173,33 @@ def test_it_keeps_what_it_has_seen_every_half_minute(tmp_path: Path) -> None:
     place.leave(worker)
 
 
+def test_a_start_is_no_news_of_the_log(tmp_path: Path) -> None:
+    place = Place(tmp_path)
+    place.write_all()
+    drain(place, place.worker())
+    assert place.board.status is not None
+    heard_ms = place.board.status.heard_ms
+    place.wall_ms += 3_600_000
+    drain(place, place.worker())
+    assert place.board.status.heard_ms == heard_ms
+
+
+def test_a_full_disk_stops_no_judging(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    place = Place(tmp_path / "there")
+    place.write_all()
+    worker = place.worker(poll_records=5)
+    state = place.folder.path / "state.msgpack"
+    state.mkdir()  # where a file should be
+    while worker.step() or not worker.drained:
+        pass
+    told = {r.getMessage().partition(" folder=")[0] for r in caplog.records if r.levelname == "ERROR"}
+    assert "what was seen cannot be kept" in told
+    assert len(place.rows()[MINUTE_MS]) > 80
+    with pytest.raises(OSError, match="directory"):
+        worker.finish()
+    place.leave(worker)
+
+
 def test_what_is_gone_from_a_topic_is_told_and_passed_over(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

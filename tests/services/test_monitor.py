@@ -14,22 +14,14 @@ from urllib.request import urlopen
 
 import pytest
 
-from instep.pipeline import Pipeline
 from instep.simulator import events
-from monitor.board import Board
-from monitor.delivery import Delivery
 from monitor.folder import Folder
-from monitor.monitor import Monitor
-from monitor.record import AlertRecord
-from monitor.rules import read_rules
 from stream.events import Tick, decode_sample
 from stream.files import write_events
-from stream.log import MemoryLog
-from stream.metrics import Metrics
 from tests.services.installation import WITHIN_S, Installation, installed
 from tests.services.kept import TTL_MS
 from tests.services.servers import KafkaServer, RedisServer
-from tests.services.undisturbed import shown
+from tests.services.undisturbed import Undisturbed, shown, undisturbed
 from tests.worlds import WORLD, product
 from trainer import checkpoint
 
@@ -61,19 +53,9 @@ def answers(loop: Installation, is_so: Callable[[Any], bool]) -> bool:
         return False
 
 
-def in_one_process(loop: Installation) -> tuple[Pipeline, Board]:
-    """The events that are in the topic through everything in this process, watched."""
-    log, board = MemoryLog(loop.settings.stream.partitions), Board()
-    for records in loop.read("events").values():
-        for record in records:
-            log.append(record.partition, record.key, record.value)
-    delivery = Delivery(AlertRecord(), Metrics("monitor"))
-    monitor = Monitor(loop.settings.watch_rules(), read_rules(), board, delivery)
-    pipeline = Pipeline(loop.settings, log.source(), watch=monitor)
-    while pipeline.pump():
-        pass
-    monitor.turn()
-    return pipeline, board
+def in_one_process(loop: Installation) -> Undisturbed:
+    """What becomes of the events that are in the topic in this process."""
+    return undisturbed(loop.settings, [r for records in loop.read("events").values() for r in records])
 
 
 def test_its_windows_are_those_of_one_process_though_it_is_killed_and_left(
@@ -91,8 +73,7 @@ def test_its_windows_are_those_of_one_process_though_it_is_killed_and_left(
     loop.wait(lambda: answers(loop, lambda state: bool(state["windows"][0]["sources"])), "windows")
     loop.leave("monitor")
     loop.instep("run", "monitor", "--once")
-    _, board = in_one_process(loop)
-    expected = shown(board)
+    expected = in_one_process(loop).windows
     assert shown(Folder(Path(loop.settings.monitor.folder)).board()) == expected
     assert {r.source for r in expected[60_000]} == {"data", "quality", "codes"}
     assert len(expected[60_000]) >= 6
@@ -138,10 +119,10 @@ def test_it_shows_an_order_to_hold_and_what_is_learned_is_what_one_process_learn
     for worker in ("monitor", "trainer", "indexer", "joiner"):
         loop.leave(worker)
     loop.drain()
-    pipeline, _ = in_one_process(loop)
+    expected = in_one_process(loop)
     last = checkpoint.load(loop.settings.trainer.checkpoints)
-    assert last.version == pipeline.loop.version
-    assert checkpoint.weights_sha256(last.tensors) == checkpoint.weights_sha256(pipeline.learner.state())
+    assert last.version == expected.version
+    assert checkpoint.weights_sha256(last.tensors) == expected.weights_sha256
     samples = [decode_sample(r.value) for some in loop.read("samples").values() for r in some]
     assert [m.order for m in samples if isinstance(m, Tick) and m.order] == ["hold", "learn"]
 
