@@ -2,13 +2,14 @@
 
 Where to read on is always told by the caller, never by the cluster: a group's offsets are neither read nor written. One
 transaction holds records of several topics, and whoever opens a sink under a ``transactional_id`` ends what an
-earlier holder of it had begun: its open transaction is aborted, one that it was committing is committed, and it is
-`Fenced` from then on. So open the sink first and then read what was committed: readers see a commit a moment after it
-was made, but all of an earlier holder's before the next is open.
+earlier holder of it had begun: its open transaction is aborted, one that it was committing is committed, whatever the
+broker has been through since, and it is `Fenced` from then on. So open the sink first and then read what was
+committed: readers see a commit a moment after it was made, but all of an earlier holder's before the next is open.
 """
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -16,7 +17,10 @@ from typing import Any
 from kafka import TopicPartition, errors
 
 from stream.cluster import Cluster
+from stream.hanging import hanging, was_committed
 from stream.log import LogError, Offsets, Record, Unavailable
+
+log = logging.getLogger(__name__)
 
 BATCH_BYTES = 256 << 10
 """Of one partition's records that travel together."""
@@ -170,8 +174,10 @@ class KafkaSink:
             linger_ms=5,
         )
         try:
+            committed = was_committed(cluster, transactional_id)
             with cluster.trouble(self._where):
                 self._producer.init_transactions()
+            self._end_hanging("commit" if committed else "abort")
         except BaseException:
             self._broken = True
             self.close()
@@ -208,17 +214,41 @@ class KafkaSink:
         finally:
             _close(self._producer, self._cluster.timeout_ms)
 
+    def _end_hanging(self, how: str) -> None:
+        """Do what was decided on an earlier holder's records, where a broker forgot to: with a transaction of ours that
+        writes nothing there, whose end is the end of theirs."""
+        transactions = self._producer._transaction_manager
+        partitions = hanging(self._cluster, transactions.producer_id_and_epoch.producer_id, self._n)
+        if not partitions:
+            return
+        log.warning("%s: %s the records that hang in %s", self._where, how, sorted(map(str, partitions)))
+        try:
+            self._producer.begin_transaction()
+            self._open = True
+            for at in partitions:
+                transactions.maybe_add_partition_to_transaction(at)
+            joined = transactions._add_partitions_to_transaction_handler()
+            transactions._enqueue_request(joined)
+            self._wait(joined.result, "what hangs")
+        except errors.KafkaError as e:
+            raise self._failed(e) from e
+        self._complete(how)
+
     def _complete(self, how: str) -> None:
         # The public methods wait for ever while a broker is frozen; what they consist of does not.
         transactions = self._producer._transaction_manager
         try:
-            result = transactions.begin_commit() if how == "commit" else transactions.begin_abort()
-            self._producer._sender.wakeup()
-            if not result.wait(timeout_ms=self._cluster.timeout_ms):
-                raise errors.KafkaTimeoutError(f"no answer to a {how} within {self._cluster.timeout_ms} ms")
+            self._wait(
+                transactions.begin_commit() if how == "commit" else transactions.begin_abort(), f"a {how}"
+            )
         except errors.KafkaError as e:
             raise self._failed(e) from e
         self._open = False
+
+    def _wait(self, result: Any, what: str) -> None:
+        self._producer._sender.wakeup()
+        if not result.wait(timeout_ms=self._cluster.timeout_ms):
+            raise errors.KafkaTimeoutError(f"no answer to {what} within {self._cluster.timeout_ms} ms")
 
     def _failed(self, error: errors.KafkaError) -> Exception:
         self._broken = True

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from kafka import TopicPartition
 
 from instep import cli
 from stream.cluster import Cluster
@@ -334,6 +335,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Own]:
     ]
     lines = [line for line in lines if not line.startswith("listener.security.protocol.map")] + [
         "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,GUARDED:SASL_PLAINTEXT",
+        "transaction.partition.verification.enable=false",  # or nobody could leave what hangs
         "listener.name.guarded.sasl.enabled.mechanisms=PLAIN",
         f'listener.name.guarded.plain.sasl.jaas.config={module} user_ada="right";',
     ]
@@ -429,6 +431,38 @@ def test_after_a_restart_of_the_broker_all_can_be_built_anew(own: Own, opened: E
     seen = [r.value for r in read(source, 2)]
     # the commit that got no answer may reach the broker that is back, until the next sink of the id is opened
     assert seen in ([b"committed", b"after"], [b"committed", b"in doubt", b"after"])
+
+
+def leave_hanging(sink: KafkaSink, topic: str, how: str) -> None:
+    """End a transaction as a broker does that forgets partition 1 of it, and partition 0 not."""
+    sink.write(0, b"k", b"ended")
+    sink._producer._transaction_manager._partitions_in_transaction.add(TopicPartition(topic, 1))
+    sink.write(1, b"k", b"hangs")
+    sink._producer.flush()
+    getattr(sink, how)()
+
+
+@pytest.mark.parametrize("how", ["commit", "abort"])
+def test_what_was_decided_is_done_where_the_broker_forgot_to(own: Own, opened: ExitStack, how: str) -> None:
+    cluster = Cluster(own.server.bootstrap, f"k-{uuid.uuid4().hex}", timeout_ms=4_000)
+    make(cluster, "a")
+    leave_hanging(
+        opened.enter_context(closing(KafkaSink(cluster, "a", cluster.topic("id")))), cluster.topic("a"), how
+    )
+    other = opened.enter_context(closing(KafkaSink(cluster, "a", cluster.topic("other"))))
+    other.write(1, b"k", b"open")  # in the same partition, and none of the business of the next of our id
+    other._producer.flush()
+    source = opened.enter_context(closing(KafkaSource(cluster, "a")))
+    decided = [b"ended"] * (how == "commit")
+    assert [r.value for r in read(source, len(decided))] == decided
+    assert source.end()[1] == 0  # readers stop before what hangs
+
+    again = opened.enter_context(closing(KafkaSink(cluster, "a", cluster.topic("id"))))
+    other.commit()
+    again.write(1, b"k", b"after")
+    again.commit()
+    seen = [b"hangs"] * (how == "commit") + [b"open", b"after"]
+    assert [r.value for r in read(source, len(seen))] == seen
 
 
 # Groups.
