@@ -37,6 +37,7 @@ class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """[model]: the network and how it learns."""
 
     unit: Literal[
+        "none",
         "short",
         "average",
         "afm",

@@ -62,6 +62,7 @@ def test_only_edges_read_clocks_and_environment() -> None:
         "pool.py",
         "progress.py",
         "kafka.py",
+        "hanging.py",
         "service.py",
         "logs.py",
         "supervisor.py",

@@ -24,6 +24,7 @@ SEARCHES = ("none", "inner", "hamming", "category", "recent")
 OFFLINE = 100
 """Steps between two indexes of a unit whose index is offline."""
 TITLES = {
+    "none": "no behaviours",
     "short": "short part alone",
     "average": "average pooling",
     "afm": "AFM",

@@ -149,7 +149,7 @@ def test_other_model_settings_are_checked_like_a_file() -> None:
         Settings().model, unit="full", seed=7
     )
     assert Settings().with_model() == Settings()
-    with pytest.raises(SettingsError, match=r"settings: model\.unit: expected one of short, .*, got 'dnn'"):
+    with pytest.raises(SettingsError, match=r"settings: model\.unit: expected one of none, .*, got 'dnn'"):
         Settings().with_model(unit="dnn")
     with pytest.raises(SettingsError, match=r"settings: model\.seed: expected `int` >= 0, got -1"):
         Settings().with_model(seed=-1)

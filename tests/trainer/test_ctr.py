@@ -136,7 +136,9 @@ class Oracle:
         target = self.vectors(self.at.items[c])
         n = len(self.at.sequence)
         counts, everything = [n], list(range(n))
-        if self.unit == "average":
+        if self.unit == "none":
+            found = []
+        elif self.unit == "average":
             x = self.vectors(self.at.sequence)
             found = [x.mean(0) if n else np.zeros(len(target))]
         else:
@@ -152,18 +154,19 @@ class Oracle:
                     nearest = sorted(long, key=lambda j: (-near[j], -j))[: self.k]
                     long = sorted(nearest)
                 found.append(self.attended("long", target, long))
-        dots = [target @ f for f in found]
+        dots = np.array([target @ f for f in found])
         side = self.vectors(self.at.side[0])
         x = np.concatenate([side, target, *found, dots, np.log1p(counts)])
         n_layers = len(SHAPE.mlp) + 1
         for i in range(n_layers):
             x = self.weights[f"towers.layers.{i}.weight"] @ x + self.weights[f"towers.layers.{i}.bias"]
             x = np.maximum(x, 0) if i < n_layers - 1 else x
-        logit = float((x + self.weights["dots.weight"] @ dots + self.weights["prior"])[0])
+        weight = self.weights.get("dots.weight", np.zeros((SHAPE.n_kinds, 0)))
+        logit = float((x + weight @ dots + self.weights["prior"])[0])
         return 1 / (1 + float(np.exp(-logit)))
 
 
-@pytest.mark.parametrize("unit", ["short", "average", "sim_hard", "eta", "exact", "full"])
+@pytest.mark.parametrize("unit", ["none", "short", "average", "sim_hard", "eta", "exact", "full"])
 @pytest.mark.parametrize(("k", "short"), [(K, SHORT), (1, 0), (100, 16)])
 def test_the_network_scores_as_one_candidate_at_a_time_in_numpy(unit: str, k: int, short: int) -> None:
     samples = [*SAMPLES, AGES]
@@ -174,7 +177,7 @@ def test_the_network_scores_as_one_candidate_at_a_time_in_numpy(unit: str, k: in
         for c in range(len(s.items) // 8 // N_FIELDS)
     ]
     np.testing.assert_allclose(got, expected, rtol=2e-4, atol=2e-6)
-    assert np.std(got) > 0.05
+    assert np.std(got) > 0.03
 
 
 @pytest.mark.parametrize("unit", UNITS)
@@ -318,7 +321,7 @@ def test_numberings_at_the_same_time_do_not_mix() -> None:
 
 
 def test_an_unknown_unit_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"model: expected one of short, average, .*, got 'magic'"):
+    with pytest.raises(ValueError, match=r"model: expected one of none, short, .*, got 'magic'"):
         Network(replace(SHAPE, unit="magic"))
 
 
@@ -363,6 +366,7 @@ def test_a_unit_that_does_not_search_by_its_own_attention_says_so() -> None:
 def test_a_whole_unit_is_all_that_reads_the_sequence() -> None:
     assert NETWORKS["average"].short is None
     assert NETWORKS["short"].long is None
+    assert NETWORKS["none"].dots is None
     for name, network in NETWORKS.items():
         assert (network.short is None) == UNITS[name].whole
         assert (network.long is None) == (UNITS[name].read is None)

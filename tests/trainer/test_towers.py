@@ -137,6 +137,7 @@ def test_experts_are_drawn_as_the_layers_they_are(n_experts: int) -> None:
 @pytest.mark.parametrize("towers", ["shared", "mmoe"])
 def test_at_first_all_candidates_are_the_same_but_for_the_dots(towers: str) -> None:
     learner = Learner(replace(CONFIG, shape=replace(SHAPE, towers=towers, n_kinds=2)), CAPACITY)
+    assert learner.network.dots is not None
     torch.nn.init.zeros_(learner.network.dots.weight)
     p = learner.predict(as_batch(make_samples(9)))
     assert len(p) > 9

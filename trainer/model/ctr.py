@@ -6,8 +6,8 @@
     long part  --> unit -------+--> vector, dot with the target +
     how many were near (counts) --------------------------------+
 
-A unit that is whole reads both parts as one list, and there is one vector. Towers are an MLP that all kinds of action
-share, or a mixture of experts (`trainer/model/towers.py`).
+A unit that is whole reads both parts as one list, and there is one vector; of ``none``, which reads nothing, there is
+no vector. Towers are an MLP that all kinds of action share, or a mixture of experts (`trainer/model/towers.py`).
 
 The rows of the embedding table come in as one matrix ``[U, d]`` and are not parameters: the table learns them itself.
 """
@@ -71,8 +71,9 @@ class Network(nn.Module):
         parts = sum(part is not None for part in (self.short, self.long))
         n_inputs = shape.n_side * shape.dim + wide + parts * (wide + 1) + self.reading.width
         self.towers = _towers(shape, n_inputs)
-        self.dots = nn.Linear(parts, shape.n_kinds, bias=False)
-        nn.init.constant_(self.dots.weight, 1 / parts)  # one in all, however many parts there are
+        self.dots = nn.Linear(parts, shape.n_kinds, bias=False) if parts else None
+        if self.dots is not None:
+            nn.init.constant_(self.dots.weight, 1 / parts)  # one in all, however many parts there are
         self.extra_logits: Tensor | None = None
         """Of the first kind ``[N, 1]``, by an auxiliary model, of the last forward with gradients."""
         self.prior: Tensor
@@ -96,11 +97,13 @@ class Network(nn.Module):
             self.extra_logits = self.long.auxiliary(
                 functional.embedding(items, own).flatten(1), own, inputs.sampled
             )
-        dots = torch.stack([(target * f).sum(1) for f in found], 1)  # [N, parts]
+        dots = torch.stack([(target * f).sum(1) for f in found], 1) if found else target[:, :0]  # [N, parts]
         counts = torch.as_tensor(inputs.counts, device=device)
         x = torch.cat([side[slate], target, *found, dots, counts], 1)
-        logits: Tensor = self.towers(x) + self.dots(dots) + self.prior
-        return logits
+        logits: Tensor = self.towers(x)
+        if self.dots is not None:
+            logits = logits + self.dots(dots)
+        return logits + self.prior
 
     @property
     def extra_loss(self) -> Tensor | None:
@@ -113,7 +116,7 @@ class Network(nn.Module):
             self.long.learned()
 
     def _interest(self, target: Tensor, rows: Tensor, inputs: Inputs) -> list[Tensor]:
-        """What the sequence says about each candidate: one or two vectors ``[N, D]``."""
+        """What the sequence says about each candidate: up to two vectors ``[N, D]``."""
         parts = (self.short, inputs.short), (self.long, inputs.long)
         return [
             unit(target, rows, picked) for unit, picked in parts if unit is not None and picked is not None

@@ -30,7 +30,7 @@ class Unit:
     """What reads behaviours, which ones unless the settings say otherwise, and whose counts of near ones go along."""
 
     read: type[Interest] | None
-    """None reads nothing but the short part."""
+    """None reads nothing but the short part, and if it is ``whole``, nothing at all."""
     search: SearchName
     counts: str = ""
     """The search that counts near behaviours; empty for the one that picks, if it counts."""
@@ -42,6 +42,7 @@ class Unit:
 
 
 UNITS: dict[str, Unit] = {
+    "none": Unit(None, "none", whole=True),
     "short": Unit(None, "none", counts="inner"),
     "average": Unit(Average, "none", whole=True),
     "afm": Unit(AFM, "recent", whole=True),
