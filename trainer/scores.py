@@ -1,4 +1,4 @@
-"""How good predictions are: exact on arrays, within a window, and mergeable over a stream.
+"""How good predictions are: exact on arrays, and mergeable over a stream.
 
 Every function takes predictions ``p`` in 0..1 and labels ``y`` in {0, 1}, one of each per candidate. What is
 undefined (an AUC without both classes, anything of no candidates) is nan; input that makes no sense raises.
@@ -291,73 +291,6 @@ class Scores:
         """Sum in units of 2**-40; taken in halves, for 64 bits hold but 500,000 of the greatest losses."""
         whole = np.rint(values * cls._UNIT).astype(np.int64)
         return (int((whole >> 20).sum()) << 20) + int((whole & 0xFFFFF).sum())
-
-
-class Rows(NamedTuple):
-    """Scored candidates: prediction float64, label uint8, user uint64 and event time int64, all ``[n]``."""
-
-    p: Floats
-    y: NDArray[np.uint8]
-    user: NDArray[np.uint64]
-    at_ms: Ints
-
-    def metrics(self) -> dict[str, float]:
-        """`metrics` of these."""
-        return metrics(self.p, self.y, self.user)
-
-    def take(self, which: NDArray[Any]) -> Rows:
-        """Copies of the rows at these places, or where the mask is true."""
-        return Rows(self.p[which], self.y[which], self.user[which], self.at_ms[which])
-
-
-class Window:
-    """The most recent candidates of a stream as they are, for exact metrics of a part of it.
-
-    Never more than ``capacity`` of them. A restart needs no more than ``add(*window.last(capacity))``.
-
-    >>> window = Window(3)
-    >>> window.add([0.5, 0.1, 0.4, 0.8], [1, 0, 0, 1], user=7, at_ms=[0, 1, 2, 3])
-    >>> window.last(2).p, window.since(1).metrics()["auc"]
-    (array([0.4, 0.8]), 1.0)
-    """
-
-    def __init__(self, capacity: int) -> None:
-        if capacity < 1:
-            raise ValueError(f"Window: capacity: expected 1 or more, got {capacity}")
-        self.capacity = capacity
-        self._n_seen = 0
-        self._rows = Rows(
-            np.zeros(capacity),
-            np.zeros(capacity, np.uint8),
-            np.zeros(capacity, np.uint64),
-            np.zeros(capacity, np.int64),
-        )
-
-    def __len__(self) -> int:
-        return min(self._n_seen, self.capacity)
-
-    def add(self, p: ArrayLike, y: ArrayLike, user: ArrayLike, at_ms: ArrayLike) -> None:
-        """Append candidates in the order of scoring, ``[n]``; ``user`` and ``at_ms`` may be one for all."""
-        p, y, _ = checked("Window.add", p, y, None)
-        user = np.broadcast_to(np.asarray(user, np.uint64), p.shape)
-        at_ms = np.broadcast_to(np.asarray(at_ms, np.int64), p.shape)
-        self._n_seen += len(p)
-        fits = slice(max(len(p) - self.capacity, 0), None)
-        places = self._places(len(p[fits]))
-        self._rows.p[places], self._rows.y[places] = p[fits], y[fits]
-        self._rows.user[places], self._rows.at_ms[places] = user[fits], at_ms[fits]
-
-    def last(self, n: int) -> Rows:
-        """The last ``n`` candidates, or as many as there are, in the order of `add`."""
-        return self._rows.take(self._places(min(n, len(self))))
-
-    def since(self, at_ms: int) -> Rows:
-        """Those held whose event time is ``at_ms`` or later, in the order of `add`."""
-        held = self.last(self.capacity)
-        return held.take(held.at_ms >= at_ms)
-
-    def _places(self, n: int) -> Ints:
-        return np.arange(self._n_seen - n, self._n_seen) % self.capacity
 
 
 def losses(p: Floats, y: Floats) -> Floats:

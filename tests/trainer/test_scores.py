@@ -26,7 +26,6 @@ from trainer.intervals import (
 from trainer.scores import (
     NEAREST,
     Scores,
-    Window,
     auc,
     auc_by_user,
     calibration,
@@ -318,14 +317,14 @@ def test_the_greatest_losses_of_one_large_batch_do_not_overflow() -> None:
 
 
 def test_auc_of_a_window_agrees_with_river_rolling_auc() -> None:
-    p, _, y, user = world(600, 20, 5)
+    p, _, y, _ = world(600, 20, 5)
     assert len(set(p)) == len(p), "river does not count ties as half; scikit-learn, above, does"
-    theirs, ours = river.RollingROCAUC(window_size=200), Window(200)
+    theirs = river.RollingROCAUC(window_size=200)
     for i in range(len(p)):
         theirs.update(bool(y[i]), float(p[i]))
-        ours.add(p[i : i + 1], y[i : i + 1], user[i], at_ms=i)
         if i % 97 == 0 and i > 20:
-            assert auc(*ours.last(200)[:2]) == pytest.approx(theirs.get(), abs=1e-12)
+            last = slice(max(0, i - 199), i + 1)
+            assert auc(p[last], y[last]) == pytest.approx(theirs.get(), abs=1e-12)
 
 
 def test_river_default_auc_is_wrong_at_a_low_click_through_rate_and_the_sketch_is_not() -> None:
@@ -338,48 +337,18 @@ def test_river_default_auc_is_wrong_at_a_low_click_through_rate_and_the_sketch_i
     assert abs(filled(p, y).auc - exact) < 0.0005
 
 
-# the window
-
-
-@untimed
-@given(st.integers(1, 12), st.lists(rows, max_size=4), st.integers(0, 50), st.integers(0, 40))
-def test_a_window_holds_the_last_candidates_and_finds_those_since_a_time(
-    capacity: int, batches: list[list[Row]], n: int, at_ms: int
-) -> None:
-    window = Window(capacity)
-    everything: list[tuple[float, int, int, int]] = []
-    for batch in batches:
-        p, y, user, w = columns(batch)
-        window.add(p, y, user, at_ms=w * 10)
-        everything += [(a, b, c, 10 * d) for a, b, c, d in batch]
-    held = everything[-capacity:]
-    assert len(window) == len(held)
-    assert list(zip(*(c.tolist() for c in window.last(n)), strict=True)) == (held[-n:] if n else [])
-    assert list(zip(*(c.tolist() for c in window.since(at_ms)), strict=True)) == [
-        r for r in held if r[3] >= at_ms
-    ]
-    again = Window(capacity)
-    again.add(*window.last(capacity))
-    assert repr(again.last(n)) == repr(window.last(n))
-
-
-def test_metrics_of_a_window_are_those_of_its_rows() -> None:
-    a, _, y, user = world(1000, 30, 7)
-    window = Window(400)
-    window.add(a, y, user, at_ms=np.arange(1000))
+def test_all_metrics_at_once_are_those_by_themselves() -> None:
+    p, _, y, user = world(400, 30, 7)
     expected = {
         "candidates": 400,
-        "ctr": y[-400:].mean(),
-        "auc": roc_auc_score(y[-400:], a[-400:]),
-        "ne": sklearn_log_loss(y[-400:], a[-400:]) / entropy(y[-400:].mean()),
-        "gauc": gauc(a[-400:], y[-400:], user[-400:]),
-        "log_loss": sklearn_log_loss(y[-400:], a[-400:]),
-        "calibration": a[-400:].mean() / y[-400:].mean(),
+        "ctr": y.mean(),
+        "auc": roc_auc_score(y, p),
+        "ne": sklearn_log_loss(y, p) / entropy(y.mean()),
+        "gauc": gauc(p, y, user),
+        "log_loss": sklearn_log_loss(y, p),
+        "calibration": p.mean() / y.mean(),
     }
-    assert window.last(400).metrics() == pytest.approx(expected, rel=1e-12)
-    kept = window.last(3)
-    window.add(np.full(400, 0.5), np.ones(400, int), user=1, at_ms=0)
-    assert (kept.p == a[-3:]).all(), "what was taken from a window does not change with it"
+    assert metrics(p, y, user) == pytest.approx(expected, rel=1e-12)
 
 
 # what is undefined, and what is refused
@@ -409,7 +378,6 @@ def test_what_is_undefined_is_nan_and_not_an_error(y: list[int]) -> None:
         (lambda: auc([0.5], [0, 1]), r"auc: expected p, y, w of one shape \[n\], got \(1,\), \(2,\), \(1,\)"),
         (lambda: gauc([0.5, 0.1], [0, 1], [7]), r"auc_by_user: user: expected shape \(2,\), got \(1,\)"),
         (lambda: Scores().add([-0.1], [0]), r"Scores.add: p\[0\]: expected 0..1, got -0.1"),
-        (lambda: Window(0), "Window: capacity: expected 1 or more, got 0"),
         (lambda: bootstrap_by_user(auc, [], [], []), "expected at least one candidate, got none"),
         (
             lambda: bootstrap_by_user(auc, [1, 2], [0.1, 0.2], [0, 1], n=1),
