@@ -1,4 +1,4 @@
-"""What only Kafka has: fencing, transactions that others leave open, clusters that go away, groups, topics."""
+"""What only Kafka has: fencing, transactions that others leave open, retention, topics; and what a person must mend."""
 
 from __future__ import annotations
 
@@ -7,11 +7,9 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 import uuid
-from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,65 +17,13 @@ from kafka import TopicPartition
 
 from instep import cli
 from stream.cluster import Cluster
-from stream.group import Fixed, Group
+from stream.group import Group
 from stream.kafka import KafkaSink, KafkaSource, KafkaWriter
 from stream.log import Fenced, LogError, Record, Unavailable
-from stream.topics import Topic, create, topics
-from tests.services.processes import LocalKafka, fetch_kafka
+from stream.topics import create, topics
+from tests.services.reading import N, make, read, until, write_and_commit, write_and_flush
 from tests.services.ready import free_port
 from tests.services.servers import KafkaServer
-
-N = 2
-WITHIN_S = 30.0
-
-
-def make(cluster: Cluster, *names: str, partitions: int = N, config: dict[str, str] | None = None) -> None:
-    create(cluster, dict.fromkeys(names, Topic(partitions, config or {})), 1)
-
-
-def until(condition: Callable[[], object], within_s: float = WITHIN_S) -> None:
-    """Wait for it, asking again and again."""
-    deadline_s = time.monotonic() + within_s
-    while not condition():
-        assert time.monotonic() < deadline_s, "expected it to come, it did not"
-        time.sleep(0.01)
-
-
-def read(source: KafkaSource, n: int) -> list[Record]:
-    """The next ``n`` records, and what comes up to the end."""
-    records: list[Record] = []
-
-    def all_there() -> bool:
-        records.extend(source.poll(100))
-        return len(records) >= n and source.offsets == source.end()
-
-    until(all_there)
-    return records
-
-
-def write_and_commit(sink: KafkaSink, value: bytes) -> None:
-    sink.write(0, b"k", value)
-    sink.commit()
-
-
-def write_and_flush(writer: KafkaWriter, value: bytes) -> None:
-    writer.write(0, b"k", value)
-    writer.flush()
-
-
-@pytest.fixture
-def cluster(kafka: KafkaServer) -> Cluster:
-    """One with the topics ``a`` and ``b`` and none else under its prefix."""
-    made = Cluster(kafka.bootstrap, f"k-{uuid.uuid4().hex}", timeout_ms=15_000, transaction_timeout_ms=20_000)
-    make(made, "a", "b")
-    return made
-
-
-@pytest.fixture
-def opened() -> Iterator[ExitStack]:
-    """What is entered here is closed when the test has ended."""
-    with ExitStack() as stack:
-        yield stack
 
 
 def test_offsets_pass_what_ends_a_transaction_so_that_nothing_is_left_to_read(
@@ -213,7 +159,6 @@ def test_a_compacted_topic_is_read_from_what_is_left_of_it(cluster: Cluster, ope
 def test_an_offset_that_retention_has_taken_is_an_error_also_of_a_reader_that_stands_there(
     cluster: Cluster, opened: ExitStack
 ) -> None:
-    from kafka import TopicPartition
 
     writer = opened.enter_context(closing(KafkaWriter(cluster, "a")))
     for _ in range(5):
@@ -309,248 +254,6 @@ def test_client_settings_reach_the_client_and_what_does_not_go_together_is_named
         KafkaWriter(no_file, "a")
     with pytest.raises(LogError, match=r"^kafka\.client: expected settings that go together, got: .*none"):
         KafkaWriter(replace(cluster, client={"compression_type": "none"}), "a")
-
-
-# A cluster that goes away and comes back.
-
-
-@dataclass(frozen=True)
-class Own:
-    """A broker to freeze and to kill, and where it asks for a name and a password."""
-
-    server: LocalKafka
-    guarded: str
-
-
-@pytest.fixture(scope="module")
-def own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Own]:
-    folder = tmp_path_factory.mktemp("own")
-    server = LocalKafka(folder, fetch_kafka(), "512m")
-    port = free_port()
-    module = "org.apache.kafka.common.security.plain.PlainLoginModule required"
-    file = folder / "server.properties"
-    lines = file.read_text().splitlines()
-    lines = [
-        f"{line},GUARDED://127.0.0.1:{port}" if line.startswith("listeners=") else line for line in lines
-    ]
-    lines = [line for line in lines if not line.startswith("listener.security.protocol.map")] + [
-        "listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,GUARDED:SASL_PLAINTEXT",
-        "transaction.partition.verification.enable=false",  # or nobody could leave what hangs
-        "listener.name.guarded.sasl.enabled.mechanisms=PLAIN",
-        f'listener.name.guarded.plain.sasl.jaas.config={module} user_ada="right";',
-    ]
-    file.write_text("\n".join(lines) + "\n")
-    try:
-        server.start()
-        yield Own(server, f"127.0.0.1:{port}")
-    finally:
-        server.kill()
-
-
-def test_credentials_pass_through_and_wrong_ones_are_an_error_that_does_not_show_them(own: Own) -> None:
-    name = {"security_protocol": "SASL_PLAINTEXT", "sasl_mechanism": "PLAIN", "sasl_plain_username": "ada"}
-    right = Cluster(
-        own.guarded, f"k-{uuid.uuid4().hex}", {**name, "sasl_plain_password": "right"}, timeout_ms=5_000
-    )
-    make(right, "a")
-    right.check({"a": N})
-    with (
-        closing(KafkaSink(right, "a", right.topic("id"))) as sink,
-        closing(KafkaSource(right, "a")) as source,
-    ):
-        write_and_commit(sink, b"v")
-        assert [r.value for r in read(source, 1)] == [b"v"]
-    wrong = replace(right, client={**name, "sasl_plain_password": "wrong"})
-    with pytest.raises(
-        LogError, match=rf"^kafka\.client: expected to be let in at {own.guarded}, got: "
-    ) as told:
-        wrong.check({"a": N})
-    assert "wrong" not in str(told.value)
-
-
-def test_a_frozen_broker_is_unavailable_and_all_goes_on_when_it_thaws(own: Own, opened: ExitStack) -> None:
-    cluster = Cluster(
-        own.server.bootstrap, f"k-{uuid.uuid4().hex}", timeout_ms=2_000, transaction_timeout_ms=60_000
-    )
-    make(cluster, "a")
-    sink = opened.enter_context(closing(KafkaSink(cluster, "a", cluster.topic("id"))))
-    source = opened.enter_context(closing(KafkaSource(cluster, "a")))
-    writer = opened.enter_context(closing(KafkaWriter(cluster, "a")))
-    sink.write(0, b"k", b"before")
-    sink.commit()
-    assert [r.value for r in read(source, 1)] == [b"before"]
-    sink.write(0, b"k", b"in doubt")
-    sink._producer.flush()
-    own.server.freeze()
-    try:
-        started_s = time.monotonic()
-        with pytest.raises(Unavailable):
-            sink.commit()
-        with pytest.raises(Unavailable):
-            until(lambda: source.poll(10))
-        with pytest.raises(Unavailable):
-            write_and_flush(writer, b"v")
-        with pytest.raises(Unavailable, match=r"^kafka\.bootstrap: expected a broker, got no answer from"):
-            KafkaSink(cluster, "a", cluster.topic("id"))
-        assert time.monotonic() - started_s < 20
-    finally:
-        own.server.thaw()
-    again = opened.enter_context(closing(KafkaSink(cluster, "a", cluster.topic("id"))))
-    fresh = opened.enter_context(closing(KafkaSource(cluster, "a", [0])))
-    again.write(0, b"k", b"after")
-    again.commit()
-    seen: list[bytes] = []
-
-    def is_after_seen() -> bool:
-        seen.extend(r.value for r in fresh.poll(100) if r.value != b"v")
-        return b"after" in seen
-
-    until(is_after_seen)
-    # what was in doubt is decided before the next writer of the id begins; either way nothing comes later
-    assert seen in ([b"before", b"after"], [b"before", b"in doubt", b"after"])
-    assert b"after" in [r.value for r in read(source, 2)]  # a reader need not be made anew
-
-
-def test_after_a_restart_of_the_broker_all_can_be_built_anew(own: Own, opened: ExitStack) -> None:
-    cluster = Cluster(
-        own.server.bootstrap, f"k-{uuid.uuid4().hex}", timeout_ms=4_000, transaction_timeout_ms=60_000
-    )
-    make(cluster, "a")
-    sink = opened.enter_context(closing(KafkaSink(cluster, "a", cluster.topic("id"))))
-    sink.write(0, b"k", b"committed")
-    sink.commit()
-    sink.write(0, b"k", b"in doubt")
-    own.server.kill()
-    with pytest.raises(Unavailable):
-        sink.commit()
-    own.server.start()
-    again = opened.enter_context(closing(KafkaSink(cluster, "a", cluster.topic("id"))))
-    again.write(0, b"k", b"after")
-    again.commit()
-    source = opened.enter_context(closing(KafkaSource(cluster, "a")))
-    seen = [r.value for r in read(source, 2)]
-    # the commit that got no answer may reach the broker that is back, until the next sink of the id is opened
-    assert seen in ([b"committed", b"after"], [b"committed", b"in doubt", b"after"])
-
-
-def leave_hanging(sink: KafkaSink, topic: str, how: str) -> None:
-    """End a transaction as a broker does that forgets partition 1 of it, and partition 0 not."""
-    sink.write(0, b"k", b"ended")
-    sink._producer._transaction_manager._partitions_in_transaction.add(TopicPartition(topic, 1))
-    sink.write(1, b"k", b"hangs")
-    sink._producer.flush()
-    getattr(sink, how)()
-
-
-@pytest.mark.parametrize("how", ["commit", "abort"])
-def test_what_was_decided_is_done_where_the_broker_forgot_to(own: Own, opened: ExitStack, how: str) -> None:
-    cluster = Cluster(own.server.bootstrap, f"k-{uuid.uuid4().hex}", timeout_ms=4_000)
-    make(cluster, "a")
-    leave_hanging(
-        opened.enter_context(closing(KafkaSink(cluster, "a", cluster.topic("id")))), cluster.topic("a"), how
-    )
-    other = opened.enter_context(closing(KafkaSink(cluster, "a", cluster.topic("other"))))
-    other.write(1, b"k", b"open")  # in the same partition, and none of the business of the next of our id
-    other._producer.flush()
-    source = opened.enter_context(closing(KafkaSource(cluster, "a")))
-    decided = [b"ended"] * (how == "commit")
-    assert [r.value for r in read(source, len(decided))] == decided
-    assert source.end()[1] == 0  # readers stop before what hangs
-
-    again = opened.enter_context(closing(KafkaSink(cluster, "a", cluster.topic("id"))))
-    other.commit()
-    again.write(1, b"k", b"after")
-    again.commit()
-    seen = [b"hangs"] * (how == "commit") + [b"open", b"after"]
-    assert [r.value for r in read(source, len(seen))] == seen
-
-
-# Groups.
-
-
-class Member:
-    """Somebody who asks for partitions again and again, and writes down what happens."""
-
-    def __init__(self, cluster: Cluster, name: str, events: list[tuple[str, str, int]]) -> None:
-        self.name, self.events = name, events
-        self.held: frozenset[int] = frozenset()
-        self.raised: Exception | None = None
-        self._group = Group(cluster, "a", cluster.topic("g"), self.let_go, session_ms=6_000)
-        self._leave = threading.Event()
-        self._thread = threading.Thread(target=self._work)
-        self._thread.start()
-
-    def let_go(self, gone: frozenset[int]) -> None:
-        self.events += [("-", self.name, p) for p in sorted(gone)]
-        self.held -= gone
-
-    def close(self) -> None:
-        self._leave.set()
-        self._thread.join(WITHIN_S)
-        assert not self._thread.is_alive()
-
-    def _work(self) -> None:
-        try:
-            while not self._leave.wait(0.005):
-                mine = self._group.partitions()
-                self.events += [("+", self.name, p) for p in sorted(mine - self.held)]
-                self.held = mine
-        except Exception as e:
-            self.raised = e
-        finally:
-            self._group.close()
-
-
-def test_members_come_and_go_and_a_partition_is_let_go_before_another_has_it(
-    cluster: Cluster, opened: ExitStack
-) -> None:
-    events: list[tuple[str, str, int]] = []
-    first = opened.enter_context(closing(Member(cluster, "first", events)))
-    until(lambda: len(first.held) == N)
-    second = opened.enter_context(closing(Member(cluster, "second", events)))
-    until(lambda: len(second.held) == 1)
-    [moved], kept = second.held, first.held
-    assert kept == {0, 1} - {moved}
-    assert events == [("+", "first", 0), ("+", "first", 1), ("-", "first", moved), ("+", "second", moved)]
-    second.close()
-    until(lambda: len(first.held) == N)
-    assert events[4:] == [
-        ("-", "second", moved),
-        ("+", "first", moved),
-    ]  # and what was kept was never touched
-    first.close()
-    assert events[6:] == [("-", "first", 0), ("-", "first", 1)]
-    assert (first.raised, second.raised) == (None, None)
-
-
-class Careless(Member):
-    """A member whose transactions are fenced when it is to let go."""
-
-    def let_go(self, gone: frozenset[int]) -> None:
-        self.held -= gone
-        if not self._leave.is_set():
-            self._leave.set()
-            raise Fenced("too late")
-
-
-def test_what_goes_wrong_in_letting_go_is_raised_where_the_partitions_were_asked_for(
-    cluster: Cluster, opened: ExitStack
-) -> None:
-    first = opened.enter_context(closing(Careless(cluster, "first", [])))
-    until(lambda: len(first.held) == N)
-    second = opened.enter_context(closing(Member(cluster, "second", [])))
-    until(lambda: len(second.held) == N)
-    first.close()
-    assert isinstance(first.raised, Fenced)
-
-
-def test_a_fixed_share_stays_until_it_is_closed() -> None:
-    gone: list[frozenset[int]] = []
-    share = Fixed([1, 3], gone.append)
-    assert share.partitions() == {1, 3}
-    share.close()
-    share.close()
-    assert (share.partitions(), gone) == (frozenset(), [frozenset({1, 3})])
 
 
 # Topics.

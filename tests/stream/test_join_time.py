@@ -1,0 +1,173 @@
+"""The joiner's order and time: what closes when, what Ticks tell, and what the eager policy sends at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from stream.events import (
+    Action,
+    Event,
+    Impression,
+    Origin,
+    Tick,
+)
+from stream.join import Dead, Joiner, JoinRules
+from tests.stream.event_logs import (
+    FIELDS,
+    RULES,
+    click,
+    flush,
+    impression,
+    in_time,
+    logs,
+    patient,
+    records,
+    rules_of_all_sizes,
+    run,
+    samples,
+    steadily,
+)
+
+pytestmark = pytest.mark.usefixtures("small_blocks")
+
+
+# ---- order and time
+
+
+@steadily
+@given(logs(), rules_of_all_sizes, st.sampled_from(["window", "eager"]))
+def test_closed_ms_never_goes_back_and_ticks_divide_it(
+    log: list[Event], rules: JoinRules, policy: Any
+) -> None:
+    outputs = run([*log, *flush()], replace(rules, policy=policy))
+    closed = [
+        out.at_ms if isinstance(out, Tick) else out.closed_ms for out in outputs if not isinstance(out, Dead)
+    ]
+    if policy == "window":
+        assert closed == sorted(closed)
+    else:
+        assert [s.closed_ms for s in samples(outputs)] == sorted(s.closed_ms for s in samples(outputs))
+    for i, out in enumerate(outputs):
+        if isinstance(out, Tick):
+            assert all(s.closed_ms > out.at_ms for s in samples(outputs[i:]))
+    ticks = [out.at_ms for out in outputs if isinstance(out, Tick)]
+    assert len(ticks) == len({t // rules.tick_ms for t in ticks})
+
+
+@steadily
+@given(logs(), rules_of_all_sizes)
+def test_ticks_tell_every_multiple_the_watermark_passes(log: list[Event], rules: JoinRules) -> None:
+    joiner = Joiner(rules, FIELDS, 0)
+    last = joiner.watermark_ms
+    for record in records(log):
+        ticks = [out.at_ms for out in joiner.apply(record) if isinstance(out, Tick)]
+        passed = joiner.watermark_ms // rules.tick_ms > last // rules.tick_ms
+        assert ticks == [joiner.watermark_ms] * passed
+        last = joiner.watermark_ms
+
+
+@steadily
+@given(logs())
+def test_the_last_tick_says_what_was_read_and_what_became_of_it(log: list[Event]) -> None:
+    joiner, last = Joiner(RULES, FIELDS, 0), Tick(0)
+    for record in records([*log, *flush()]):
+        counts = joiner.counts
+        for out in joiner.apply(record):
+            if isinstance(out, Tick):
+                assert out.counts["in"] == counts["in"] + 1
+                assert all(out.counts[name] >= n for name, n in last.counts.items() if name != "pending")
+                last = out
+    kept = in_time([*log, *flush()], RULES)
+    shown = [e for e in kept if isinstance(e, Impression)]
+    actions = [e for e in kept if isinstance(e, Action) and e.impression]
+    assert last.read["impression"] == len(shown) - joiner.counts.get("duplicate.impression", 0)
+    assert last.read["click"] == sum(a.kind == "click" for a in actions)
+    assert last.read["buy"] == sum(a.kind == "buy" for a in actions)
+    assert set(last.read) == {"impression", "click", "buy"}
+
+
+def test_an_order_is_passed_on_in_its_place_however_late_it_is() -> None:
+    log = [Tick(1_000), Tick(1_002, "hold"), Tick(1_050), Tick(900, "release"), Tick(1_055)]
+    told = [(t.at_ms, t.order) for t in run(log) if isinstance(t, Tick)]
+    assert told == [(984, ""), (986, "hold"), (1_034, ""), (1_034, "release")]
+    assert [t.order for t in run([Tick(3, "hold"), Tick(20)]) if isinstance(t, Tick)] == [""]
+
+
+def test_no_tick_is_told_before_time_begins() -> None:
+    ticks = [out for out in run([Tick(0), Tick(7), Tick(15), Tick(16), Tick(17)]) if isinstance(out, Tick)]
+    assert [t.at_ms for t in ticks] == [0]
+
+
+@steadily
+@given(logs())
+def test_origins_name_the_record_that_moved_the_watermark_and_never_go_back(log: list[Event]) -> None:
+    joiner = Joiner(RULES, FIELDS, 0)
+    origins: list[Origin] = []
+    for record in records([*log, *flush()]):
+        out = samples(joiner.apply(record))
+        assert all(s.origin[:2] == record[:2] for s in out)
+        origins += [s.origin for s in out]
+    assert origins == sorted(set(origins))
+
+
+def test_a_far_event_moves_nothing_and_a_far_tick_only_so_far() -> None:
+    joiner = Joiner(RULES, FIELDS, 0)
+    far = records([Tick(1_000), click(1_301), Tick(99_999), click(1_600)])
+    joiner.apply(far[0])
+    [dead] = joiner.apply(far[1])
+    assert isinstance(dead, Dead)
+    assert (dead.reason, dead.offset, dead.value) == ("future", 1, far[1].value)
+    assert "Expected at most 1300, got 1301" in dead.detail
+    assert joiner.clock_ms == 1_000
+    joiner.apply(far[2])
+    assert joiner.clock_ms == 1_300
+    joiner.apply(far[3])
+    assert joiner.clock_ms == 1_600
+    assert joiner.watermark_ms == 1_600 - 15 - 1
+
+
+# ---- the eager policy
+
+
+@steadily
+@given(logs())
+def test_eager_tells_each_label_of_the_window_policy_once_and_at_its_time(log: list[Event]) -> None:
+    rules = patient(log)
+    final = samples(run([*log, *flush()], rules))
+    eager = samples(run([*log, *flush()], replace(rules, policy="eager")))
+    early = [s for s in eager if s.stage == "early"]
+    assert Counter(s.impression for s in early) == Counter(s.impression for s in final)
+    assert not any(any(s.labels) for s in early)
+
+    said = Counter[tuple[Any, ...]]()
+    for s in eager:
+        if s.stage == "click":
+            [row], [label] = s.item_keys(2).tolist(), s.label_matrix(2).tolist()
+            assert sum(label) == 1
+            assert len(s.scores) in (0, 8)
+            said[s.user, s.impression, tuple(row), label.index(1)] += 1
+    expected = Counter(
+        (s.user, s.impression, tuple(s.item_keys(2)[c].tolist()), int(k))
+        for s in final
+        for c, k in np.argwhere(s.label_matrix(2))
+    )
+    assert said == expected
+
+
+def test_an_early_sample_leaves_with_its_impression_and_a_click_with_its_action() -> None:
+    joiner = Joiner(replace(RULES, policy="eager"), FIELDS, 0)
+    log: list[Event] = [impression(1, "ada", 1_000, "abc", True), Action("click", "ada", "c", 1_020, "i1")]
+    [first, second] = [[s] for r in records(log) for s in samples(joiner.apply(r))]
+    assert [(s.stage, s.closed_ms, s.origin[:2]) for s in first + second] == [
+        ("early", 1_000, (0, 0)),
+        ("click", 1_020, (0, 1)),
+    ]
+    assert np.frombuffer(second[0].scores).tolist() == [1 / 7 + 2]
+    assert second[0].side == first[0].side
