@@ -67,7 +67,7 @@ def test_it_prints_lines_and_tables_in_a_pipe_and_writes_what_it_found(
 @pytest.mark.parametrize(
     ("args", "line"),
     [
-        (["--models", "eta,dnn"], "--models: expected some of short, "),
+        (["--models", "eta,dnn"], "--models: expected some of none, short, "),
         (
             ["--until", "soon"],
             "--until: expected a part of the log (above 0, up to 1), a date, or ms since 1970, got 'soon'",
