@@ -8,11 +8,12 @@ nothing uncommitted counts it is always right to build anew and go on from what 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import kafka
 from kafka import errors
@@ -139,11 +140,12 @@ class Cluster:
             **config,
         )
 
-    def producer(self, **config: Any) -> Any:
-        """An idempotent KafkaProducer."""
+    def producer(self, lost: Callable[[Exception], object] | None = None, **config: Any) -> Any:
+        """An idempotent KafkaProducer. ``lost`` is called, by its thread, where a connection that stood breaks."""
         request_ms = self._request_ms()
         return self._make(
             kafka.KafkaProducer,
+            lost,
             acks="all",
             enable_idempotence=True,
             max_block_ms=self.timeout_ms,
@@ -190,7 +192,7 @@ class Cluster:
     def _request_ms(self) -> int:
         return int(self.client.get("request_timeout_ms", max(1_000, self.timeout_ms // 2)))
 
-    def _make(self, kind: Any, **config: Any) -> Any:
+    def _make(self, kind: Any, lost: Callable[[Exception], object] | None = None, **config: Any) -> Any:
         """A client of kafka-python; if it cannot be made, nothing of it is left running."""
         known = {name: value for name, value in self.client.items() if name in kind.DEFAULT_CONFIG}
         started: list[Any] = []
@@ -198,7 +200,7 @@ class Cluster:
 
         def start(**net: Any) -> Any:
             started.append(KafkaNetClient(**net))
-            _watch(started[-1]._manager, failures)
+            _watch(started[-1]._manager, failures, lost)
             return started[-1]
 
         ours = {
@@ -238,16 +240,27 @@ class Cluster:
         return Unavailable("kafka.bootstrap", f"expected a broker, got no answer from {self.bootstrap}{over}")
 
 
-def _watch(manager: Any, failures: list[Exception]) -> None:
-    """Note why connections of a client fail, and let a refusal end its start: it would try until its time is up."""
+def _watch(manager: Any, failures: list[Exception], lost: Callable[[Exception], object] | None) -> None:
+    """Note why connections of a client fail, and let a refusal end its start: it would try until its time is up.
+
+    Parameters
+    ----------
+    lost
+        Told of each connection that stood and then broke, after the requests in flight were.
+    """
     connect = manager.get_connection
+    watched_ones: WeakSet[Any] = WeakSet()
 
     def watched(node_id: Any, **config: Any) -> Any:
         refused = [e for e in failures if isinstance(e, _REFUSED)]
         if refused and str(node_id).startswith("bootstrap"):
             raise refused[0]
         connection = connect(node_id, **config)
-        connection.init_future.add_errback(failures.append)
+        if connection not in watched_ones:  # it is asked for again and again
+            watched_ones.add(connection)
+            connection.init_future.add_errback(failures.append)
+            if lost is not None:
+                connection.init_future.add_callback(lambda _: connection.close_future.add_errback(lost))
         return connection
 
     manager.get_connection = watched

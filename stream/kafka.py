@@ -2,8 +2,8 @@
 
 Where to read on is always told by the caller, never by the cluster: a group's offsets are neither read nor written. One
 transaction holds records of several topics, and whoever opens a sink under a ``transactional_id`` ends what an
-earlier holder of it had begun: its open transaction is aborted, one that it was committing is committed, whatever the
-broker has been through since, and it is `Fenced` from then on. So open the sink first and then read what was
+earlier holder of it had begun: its open transaction is aborted, one that it was committing is committed, also where the
+broker forgot to (`stream.hanging`), and it is `Fenced` from then on. So open the sink first and then read what was
 committed: readers see a commit a moment after it was made, but all of an earlier holder's before the next is open.
 """
 
@@ -17,7 +17,7 @@ from typing import Any
 from kafka import TopicPartition, errors
 
 from stream.cluster import Cluster
-from stream.hanging import hanging, was_committed
+from stream.hanging import committed_and_hanging, hanging
 from stream.log import LogError, Offsets, Record, Unavailable
 
 log = logging.getLogger(__name__)
@@ -155,7 +155,7 @@ class KafkaSink:
         If the cluster does not answer, or could not do what was asked. Whether a commit that ends so was made is only
         decided when the next sink of this id is opened, so read what was written again after that.
 
-    After any of these there is nothing to be done with a sink but to close it.
+    After any of these there is nothing to be done with a sink but to close it. It does not outlive a broken connection.
     """
 
     def __init__(self, cluster: Cluster, topics: str | Sequence[str], transactional_id: str) -> None:
@@ -167,17 +167,24 @@ class KafkaSink:
         self._where = f"transactional id {transactional_id}"
         self._open = False
         self._broken = False
+        self._has_begun = False
         self._producer = cluster.producer(
+            lost=self._lost,
             transactional_id=transactional_id,
             transaction_timeout_ms=cluster.transaction_timeout_ms,
             batch_size=BATCH_BYTES,
             linger_ms=5,
         )
         try:
-            committed = was_committed(cluster, transactional_id)
+            committed = committed_and_hanging(cluster, transactional_id, self._n)
             with cluster.trouble(self._where):
                 self._producer.init_transactions()
-            self._end_hanging("commit" if committed else "abort")
+            self._has_begun = True
+            if committed:
+                self._end(committed, "commit")
+            identity = self._producer._transaction_manager.producer_id_and_epoch
+            if aborted := hanging(cluster, identity.producer_id, self._n):
+                self._end(aborted, "abort")
         except BaseException:
             self._broken = True
             self.close()
@@ -214,25 +221,28 @@ class KafkaSink:
         finally:
             _close(self._producer, self._cluster.timeout_ms)
 
-    def _end_hanging(self, how: str) -> None:
-        """Do what was decided on an earlier holder's records, where a broker forgot to: with a transaction of ours that
-        writes nothing there, whose end is the end of theirs."""
+    def _end(self, partitions: Sequence[TopicPartition], how: str) -> None:
+        """Do what was decided on records of an earlier holder that hang, with a transaction of ours that writes nothing
+        there: its end is the end of theirs."""
+        log.warning("ending what a broker forgot id=%s how=%s partitions=%s", self._where, how, partitions)
         transactions = self._producer._transaction_manager
-        partitions = hanging(self._cluster, transactions.producer_id_and_epoch.producer_id, self._n)
-        if not partitions:
-            return
-        log.warning("%s: %s the records that hang in %s", self._where, how, sorted(map(str, partitions)))
         try:
             self._producer.begin_transaction()
             self._open = True
-            for at in partitions:
-                transactions.maybe_add_partition_to_transaction(at)
-            joined = transactions._add_partitions_to_transaction_handler()
-            transactions._enqueue_request(joined)
-            self._wait(joined.result, "what hangs")
+            with transactions._lock:
+                for at in partitions:
+                    transactions.maybe_add_partition_to_transaction(at)
+                joining = transactions._add_partitions_to_transaction_handler()
+                transactions._enqueue_request(joining)
+            self._wait(joining.result, "joining what hangs")
         except errors.KafkaError as e:
             raise self._failed(e) from e
         self._complete(how)
+
+    def _lost(self, error: Exception) -> None:
+        """A connection broke: what was decided meanwhile may hang, and only the next sink of this id looks."""
+        if self._has_begun:
+            self._producer._transaction_manager.transition_to_fatal_error(error)
 
     def _complete(self, how: str) -> None:
         # The public methods wait for ever while a broker is frozen; what they consist of does not.

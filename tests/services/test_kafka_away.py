@@ -138,6 +138,24 @@ def test_after_a_restart_of_the_broker_all_can_be_built_anew(own: Own, opened: E
     assert seen in ([b"committed", b"after"], [b"committed", b"in doubt", b"after"])
 
 
+def test_a_sink_ends_with_its_connection(own: Own, opened: ExitStack) -> None:
+    cluster = Cluster(own.server.bootstrap, f"k-{uuid.uuid4().hex}", timeout_ms=15_000)
+    make(cluster, "a")
+    sink = opened.enter_context(closing(KafkaSink(cluster, "a", cluster.topic("id"))))
+    write_and_commit(sink, b"one")
+    sink.write(0, b"k", b"begun")
+    own.server.kill()
+    own.server.start()
+    with pytest.raises(Unavailable):  # it would be in time, but not know what its broker forgot
+        sink.commit()
+    with pytest.raises(Unavailable):
+        sink.write(0, b"k", b"two")
+    again = opened.enter_context(closing(KafkaSink(cluster, "a", cluster.topic("id"))))
+    write_and_commit(again, b"three")
+    source = opened.enter_context(closing(KafkaSource(cluster, "a")))
+    assert [r.value for r in read(source, 2)] == [b"one", b"three"]
+
+
 def leave_hanging(sink: KafkaSink, topic: str, how: str) -> None:
     """End a transaction as a broker does that forgets partition 1 of it, and partition 0 not."""
     sink.write(0, b"k", b"ended")
