@@ -75,11 +75,8 @@ class Delivery:
 
     def _pass_on(self, alert: Alert) -> bool:
         """Tell everybody, if it is news."""
-        try:
-            if not self.record.add(alert):
-                return False
-        except OSError as e:
-            log.error("an alert cannot be recorded alert=%s error=%s", alert.id, e)
+        if not self.record.add(alert):
+            return False
         if alert.is_open:
             self._metrics.add("instep_alerts_total", rule=alert.rule, severity=alert.severity)
             log.log(LEVELS[alert.severity], "alert raised alert=%s: %s", alert.id, alert.reason)

@@ -13,6 +13,7 @@ and it is what the judge sees; so a restart takes nothing back.
 from __future__ import annotations
 
 import logging
+import zlib
 from typing import Literal
 
 import msgspec
@@ -181,7 +182,7 @@ class Monitor:
                 return False
             self._watch = Watch(self._rules, saved.watch)
             self._judge = Judge.decode(self._judged_by, saved.judge)
-        except (msgspec.MsgspecError, ValueError) as e:
+        except (msgspec.MsgspecError, ValueError, LookupError, zlib.error) as e:
             log.warning("the monitor begins anew, its state cannot be read error=%s", e)
             return False
         self._standing = saved.standing

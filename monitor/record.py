@@ -7,6 +7,7 @@ whose state is older then, finds that alert again, as it finds those that are th
 from __future__ import annotations
 
 import fcntl
+import logging
 from io import BufferedWriter
 from pathlib import Path
 
@@ -14,13 +15,15 @@ import msgspec
 
 from monitor.alert import Alert, decode_alert, encode_alert
 
+log = logging.getLogger(__name__)
+
 
 class RecordError(ValueError):
     """A record of alerts that cannot be read: where, what was expected, what came."""
 
 
 class AlertRecord:
-    """Adds alerts to a file, and knows the last ones in it.
+    """Adds alerts to a file, and knows the last ones in it. A full disk is told of and stops nothing.
 
     Parameters
     ----------
@@ -55,8 +58,11 @@ class AlertRecord:
             return False
         self._remember(alert)
         if self._file is not None:
-            self._file.write(encode_alert(alert) + b"\n")
-            self._file.flush()
+            try:
+                self._file.write(encode_alert(alert) + b"\n")
+                self._file.flush()
+            except OSError as e:  # what is left of it goes along with the next
+                log.error("an alert cannot be recorded alert=%s error=%s", alert.id, e)
         return True
 
     @property
@@ -66,7 +72,10 @@ class AlertRecord:
 
     def close(self) -> None:
         if self._file is not None:
-            self._file.close()
+            try:
+                self._file.close()
+            except OSError as e:
+                log.error("alerts are lost to the record error=%s", e)
 
     def _remember(self, alert: Alert) -> None:
         self._alerts[alert.id] = alert

@@ -105,7 +105,10 @@ class MonitorWorker:
         now_ms = self._now_ms()
         if now_ms >= self._told_ms + TELL_MS:
             self._told_ms = now_ms
-            self._tell()
+            self._ask_index()
+            self._monitor.tell(self._heard_ms)
+            for partition, waiting in self._lag(SAMPLES).items():
+                self._metrics.set("instep_lag_records", waiting, partition=partition)
         if now_ms >= self._kept_ms + KEEP_MS:
             self._kept_ms = now_ms
             try:
@@ -116,6 +119,7 @@ class MonitorWorker:
 
     def finish(self) -> None:
         """See `Worker.finish`."""
+        self._ask_index()
         self._monitor.tell(self._heard_ms)
         self.keep()
 
@@ -173,8 +177,8 @@ class MonitorWorker:
                 self._monitor.published(publication, r.offset + 1)
         return len(records)
 
-    def _tell(self) -> None:
-        """Ask the index, show how things stand, and count what waits."""
+    def _ask_index(self) -> None:
+        """What it has now; an index that does not answer grows old."""
         try:
             newest = self._index()
             if newest is not None:
@@ -184,9 +188,6 @@ class MonitorWorker:
             if self._index_answers:
                 log.warning("the index does not answer, its age grows error=%s", e)
             self._index_answers = False
-        self._monitor.tell(self._heard_ms)
-        for partition, n in self._lag(SAMPLES).items():
-            self._metrics.set("instep_lag_records", n, partition=partition)
 
     def _lag(self, topic: str) -> dict[int, int]:
         at, end = self._sources[topic].offsets, self._sources[topic].end()

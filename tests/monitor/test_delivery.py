@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 import pytest
 
-from monitor.alert import Alert, cleared
+from monitor.alert import cleared
 from monitor.alerting import Judged, Silenced
 from monitor.delivery import Delivery
 from monitor.record import AlertRecord
@@ -75,13 +76,15 @@ def test_rules_that_have_raised_nothing_are_counted_as_none() -> None:
     delivery.close()
 
 
-def test_an_alert_that_cannot_be_recorded_is_told_of_all_the_same(caplog: pytest.LogCaptureFixture) -> None:
-    class Full(AlertRecord):
-        def add(self, alert: Alert) -> bool:
-            raise OSError(28, "No space left on device")
-
-    metrics = Metrics("monitor")
-    delivery = Delivery(Full(), metrics)
-    assert delivery.tell(Judged((alert(1),))) == [alert(1)]
-    assert "cannot be recorded" in caplog.text
-    assert figures(metrics)['instep_alerts_total{rule="late",severity="note"}'] == 1
+def test_an_alert_that_cannot_be_recorded_is_told_of_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics, record = Metrics("monitor"), AlertRecord(tmp_path / "alerts.jsonl")
+    delivery = Delivery(record, metrics)
+    with Path("/dev/full").open("ab") as record._file:
+        delivery.resume([alert(0)], 5)
+        assert delivery.tell(Judged((alert(1),))) == [alert(1)]
+        assert caplog.text.count("cannot be recorded") == 2
+        assert figures(metrics)['instep_alerts_total{rule="late",severity="note"}'] == 1
+        delivery.close()
+    assert "are lost" in caplog.text

@@ -212,7 +212,11 @@ def test_a_state_of_other_settings_or_none_at_all_begins_anew(caplog: pytest.Log
     for part in ("watch", "judge"):  # as another release has laid it out
         older = msgspec.msgpack.encode(saved | {part: msgspec.msgpack.encode({"other": 1})})
         assert a_monitor(state=older).offsets["samples"] == {0: 0, 1: 0}
-    assert [r.getMessage()[:27] for r in caplog.records] == ["the monitor begins anew, it"] * 5
+    watch = msgspec.msgpack.decode(saved["watch"], strict=False)
+    for part, other in (("references", {}), ("seen", {name: [0, b"cells"] for name in watch["seen"]})):
+        older = msgspec.msgpack.encode(saved | {"watch": msgspec.msgpack.encode(watch | {part: other})})
+        assert a_monitor(state=older).offsets["samples"] == {0: 0, 1: 0}
+    assert [r.getMessage()[:27] for r in caplog.records] == ["the monitor begins anew, it"] * 7
 
 
 def test_a_folder_gives_back_what_was_kept_in_it(tmp_path: Path) -> None:
