@@ -77,9 +77,9 @@ def test_rules_that_have_raised_nothing_are_counted_as_none() -> None:
 
 
 def test_an_alert_that_cannot_be_recorded_is_told_of_all_the_same(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    metrics, record = Metrics("monitor"), AlertRecord(tmp_path / "alerts.jsonl")
+    metrics, record = Metrics("monitor"), AlertRecord()
     delivery = Delivery(record, metrics)
     with Path("/dev/full").open("ab") as record._file:
         delivery.resume([alert(0)], 5)

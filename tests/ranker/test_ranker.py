@@ -107,8 +107,7 @@ class Live:
 
 @pytest.mark.parametrize(
     "model",
-    # a mirror has no index for SIM(soft), and without behaviours all is about the same here
-    [{"unit": unit} for unit in UNITS if unit not in ("sim_soft", "none")]
+    [{"unit": unit} for unit in UNITS if unit != "sim_soft"]  # a mirror has no index
     + [{"admit_after": 3}, {"coded": 1, "bits": 128}, {"born_from_category": False}],
     ids=str,
 )
@@ -123,7 +122,7 @@ def test_a_ranker_scores_as_the_trainer_predicts_at_the_same_version(model: dict
     assert n_slates > 50
     assert len({len(s.sequence_at) for step in live.steps for s in step.samples}) > 5
     spread = np.concatenate([step.predicted.p for step in live.steps[-5:]])
-    assert spread.std() > 0.01  # or anything would agree
+    assert spread.std() > (0.001 if model.get("unit") == "none" else 0.01)  # or anything would agree
 
 
 @pytest.mark.parametrize("towers", ["shared", "mmoe"])

@@ -79,9 +79,8 @@ def test_keys_that_are_new_are_predicted_as_they_are_born() -> None:
     assert learner.step(BATCHES[1]).p.tolist() == born.predict(BATCHES[1]).tolist()
 
 
-@pytest.mark.parametrize(
-    "unit", [unit for unit in UNITS if unit != "none"]
-)  # who cannot know what a user likes
+# without behaviours nobody can know what a user likes
+@pytest.mark.parametrize("unit", [unit for unit in UNITS if unit != "none"])
 def test_the_loss_falls_in_a_world_where_each_user_likes_one_category(unit: str) -> None:
     learner = make_learner(shape=replace(CONFIG.shape, unit=unit))
     first, second, third = (np.mean([learner.step(batch).loss for batch in BATCHES]) for _ in range(3))

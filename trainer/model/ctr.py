@@ -133,7 +133,8 @@ def _towers(shape: Shape, n_inputs: int) -> SharedBottom | MMoE:
 
 def _reading(unit: Unit, shape: Shape, read: Interest | None) -> Reading:
     """How the unit's behaviours are found and counted: its own way, unless the shape says otherwise."""
-    search = shape.search or unit.search
+    nothing = unit.whole and unit.read is None
+    search = unit.search if nothing else shape.search or unit.search
     find = None
     if search == "attention":
         if not isinstance(read, Searching):

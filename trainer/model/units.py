@@ -30,7 +30,7 @@ class Unit:
     """What reads behaviours, which ones unless the settings say otherwise, and whose counts of near ones go along."""
 
     read: type[Interest] | None
-    """None reads nothing but the short part, and if it is ``whole``, nothing at all."""
+    """None reads nothing but the short part, and if it is ``whole``, nothing at all, whatever the search."""
     search: SearchName
     counts: str = ""
     """The search that counts near behaviours; empty for the one that picks, if it counts."""
