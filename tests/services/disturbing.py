@@ -30,7 +30,7 @@ from tests.worlds import product
 
 PIECE = 60
 """Slates in a piece."""
-SOME = {"joiner": 60, "profiles": 100, "trainer": 12, "indexer": 5, "monitor": 60}
+SOME = {"joiner": 60, "profiles": 100, "trainer": 12, "indexer": 5, "monitor": 30}
 """Less than what comes of a piece, by the worker that makes it."""
 IN_CI = (
     *("kill each", "kill each", "freeze kafka, kill each", "stop each", "restart kafka"),
