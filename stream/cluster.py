@@ -8,12 +8,11 @@ nothing uncommitted counts it is always right to build anew and go on from what 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from weakref import WeakSet
 
 import kafka
 from kafka import errors
@@ -140,12 +139,11 @@ class Cluster:
             **config,
         )
 
-    def producer(self, lost: Callable[[Exception], object] | None = None, **config: Any) -> Any:
-        """An idempotent KafkaProducer. ``lost`` is called, by its thread, where a connection that stood breaks."""
+    def producer(self, **config: Any) -> Any:
+        """An idempotent KafkaProducer."""
         request_ms = self._request_ms()
         return self._make(
             kafka.KafkaProducer,
-            lost,
             acks="all",
             enable_idempotence=True,
             max_block_ms=self.timeout_ms,
@@ -192,7 +190,7 @@ class Cluster:
     def _request_ms(self) -> int:
         return int(self.client.get("request_timeout_ms", max(1_000, self.timeout_ms // 2)))
 
-    def _make(self, kind: Any, lost: Callable[[Exception], object] | None = None, **config: Any) -> Any:
+    def _make(self, kind: Any, **config: Any) -> Any:
         """A client of kafka-python; if it cannot be made, nothing of it is left running."""
         known = {name: value for name, value in self.client.items() if name in kind.DEFAULT_CONFIG}
         started: list[Any] = []
@@ -200,7 +198,7 @@ class Cluster:
 
         def start(**net: Any) -> Any:
             started.append(KafkaNetClient(**net))
-            _watch(started[-1]._manager, failures, lost)
+            _watch(started[-1]._manager, failures)
             return started[-1]
 
         ours = {
@@ -240,27 +238,16 @@ class Cluster:
         return Unavailable("kafka.bootstrap", f"expected a broker, got no answer from {self.bootstrap}{over}")
 
 
-def _watch(manager: Any, failures: list[Exception], lost: Callable[[Exception], object] | None) -> None:
-    """Note why connections of a client fail, and let a refusal end its start: it would try until its time is up.
-
-    Parameters
-    ----------
-    lost
-        Told of each connection that stood and then broke, after the requests in flight were.
-    """
+def _watch(manager: Any, failures: list[Exception]) -> None:
+    """Note why connections of a client fail, and let a refusal end its start: it would try until its time is up."""
     connect = manager.get_connection
-    watched_ones: WeakSet[Any] = WeakSet()
 
     def watched(node_id: Any, **config: Any) -> Any:
         refused = [e for e in failures if isinstance(e, _REFUSED)]
         if refused and str(node_id).startswith("bootstrap"):
             raise refused[0]
         connection = connect(node_id, **config)
-        if connection not in watched_ones:  # it is asked for again and again
-            watched_ones.add(connection)
-            connection.init_future.add_errback(failures.append)
-            if lost is not None:
-                connection.init_future.add_callback(lambda _: connection.close_future.add_errback(lost))
+        connection.init_future.add_errback(failures.append)
         return connection
 
     manager.get_connection = watched

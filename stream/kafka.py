@@ -17,7 +17,7 @@ from typing import Any
 from kafka import TopicPartition, errors
 
 from stream.cluster import Cluster
-from stream.hanging import committed_and_hanging, hanging
+from stream.hanging import Ends
 from stream.log import LogError, Offsets, Record, Unavailable
 
 log = logging.getLogger(__name__)
@@ -167,23 +167,23 @@ class KafkaSink:
         self._where = f"transactional id {transactional_id}"
         self._open = False
         self._broken = False
-        self._has_begun = False
+        self._failures: list[Exception] = []  # of records of the transaction that is open
+        self._touched: set[TopicPartition] = set()  # by it, and if none is open, by the last one
+        self._ends = Ends(cluster, transactional_id)
         self._producer = cluster.producer(
-            lost=self._lost,
             transactional_id=transactional_id,
             transaction_timeout_ms=cluster.transaction_timeout_ms,
             batch_size=BATCH_BYTES,
             linger_ms=5,
         )
         try:
-            committed = committed_and_hanging(cluster, transactional_id, self._n)
+            everywhere = [TopicPartition(name, p) for name, n in self._n.items() for p in range(n)]
+            committed = self._ends.committed_and_hanging(everywhere)
             with cluster.trouble(self._where):
                 self._producer.init_transactions()
-            self._has_begun = True
             if committed:
                 self._end(committed, "commit")
-            identity = self._producer._transaction_manager.producer_id_and_epoch
-            if aborted := hanging(cluster, identity.producer_id, self._n):
+            if aborted := self._ends.waiting(self._producer_id, everywhere):
                 self._end(aborted, "abort")
         except BaseException:
             self._broken = True
@@ -198,9 +198,9 @@ class KafkaSink:
             )
         try:
             if not self._open:
-                self._producer.begin_transaction()
-                self._open = True
-            self._producer.send(name, value, key, partition=partition)
+                self._begin()
+            self._touched.add(TopicPartition(name, partition))
+            self._producer.send(name, value, key, partition=partition).add_errback(self._failures.append)
         except errors.KafkaError as e:
             raise self._failed(e) from e
 
@@ -219,7 +219,24 @@ class KafkaSink:
         except (Unavailable, errors.KafkaError):
             pass  # the next sink of this id aborts it, or time does
         finally:
+            self._ends.close()
             _close(self._producer, self._cluster.timeout_ms)
+
+    @property
+    def _producer_id(self) -> int:
+        return int(self._producer._transaction_manager.producer_id_and_epoch.producer_id)
+
+    def _begin(self) -> None:
+        """Begin a transaction, once the last one has ended everywhere: what hangs would end with this one."""
+        deadline_s = time.monotonic() + self._cluster.timeout_ms / 1000
+        while self._touched and (waiting := self._ends.waiting(self._producer_id, self._touched)):
+            if time.monotonic() > deadline_s:
+                self._broken = True
+                raise Unavailable(self._where, f"expected the last transaction to end, got none in {waiting}")
+            time.sleep(0.002)
+        self._touched, self._failures = set(), []
+        self._producer.begin_transaction()
+        self._open = True
 
     def _end(self, partitions: Sequence[TopicPartition], how: str) -> None:
         """Do what was decided on records of an earlier holder that hang, with a transaction of ours that writes nothing
@@ -227,8 +244,8 @@ class KafkaSink:
         log.warning("ending what a broker forgot id=%s how=%s partitions=%s", self._where, how, partitions)
         transactions = self._producer._transaction_manager
         try:
-            self._producer.begin_transaction()
-            self._open = True
+            self._begin()
+            self._touched.update(partitions)
             with transactions._lock:
                 for at in partitions:
                     transactions.maybe_add_partition_to_transaction(at)
@@ -239,18 +256,17 @@ class KafkaSink:
             raise self._failed(e) from e
         self._complete(how)
 
-    def _lost(self, error: Exception) -> None:
-        """A connection broke: what was decided meanwhile may hang, and only the next sink of this id looks."""
-        if self._has_begun:
-            self._producer._transaction_manager.transition_to_fatal_error(error)
-
     def _complete(self, how: str) -> None:
-        # The public methods wait for ever while a broker is frozen; what they consist of does not.
+        # The public methods wait for ever while a broker is frozen; what they consist of does not. And they commit
+        # what is left where records were given up (after delivery_timeout_ms, without a word).
         transactions = self._producer._transaction_manager
         try:
-            self._wait(
-                transactions.begin_commit() if how == "commit" else transactions.begin_abort(), f"a {how}"
-            )
+            if how == "commit":
+                self._producer.flush(timeout=self._cluster.timeout_ms / 1000)
+                self._check_delivered()
+                self._wait(transactions.begin_commit(), "a commit")
+            else:
+                self._wait(transactions.begin_abort(), "an abort")
         except errors.KafkaError as e:
             raise self._failed(e) from e
         self._open = False
@@ -260,9 +276,17 @@ class KafkaSink:
         if not result.wait(timeout_ms=self._cluster.timeout_ms):
             raise errors.KafkaTimeoutError(f"no answer to {what} within {self._cluster.timeout_ms} ms")
 
+    def _check_delivered(self) -> None:
+        for error in self._failures:
+            raise error if isinstance(error, errors.KafkaError) else errors.KafkaError(error)
+
     def _failed(self, error: errors.KafkaError) -> Exception:
         self._broken = True
-        first = self._producer._transaction_manager.last_error  # later ones only say that there was one
+        transactions = self._producer._transaction_manager
+        deadline_s = time.monotonic() + self._cluster.timeout_ms / 1000
+        while transactions.is_bumping_epoch() and time.monotonic() < deadline_s:
+            time.sleep(0.005)  # it asks whether it was fenced
+        first = transactions.last_error  # later ones only say that there was one
         return self._cluster.explained(first or error, self._where)
 
 

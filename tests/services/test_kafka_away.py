@@ -138,24 +138,6 @@ def test_after_a_restart_of_the_broker_all_can_be_built_anew(own: Own, opened: E
     assert seen in ([b"committed", b"after"], [b"committed", b"in doubt", b"after"])
 
 
-def test_a_sink_ends_with_its_connection(own: Own, opened: ExitStack) -> None:
-    cluster = Cluster(own.server.bootstrap, f"k-{uuid.uuid4().hex}", timeout_ms=15_000)
-    make(cluster, "a")
-    sink = opened.enter_context(closing(KafkaSink(cluster, "a", cluster.topic("id"))))
-    write_and_commit(sink, b"one")
-    sink.write(0, b"k", b"begun")
-    own.server.kill()
-    own.server.start()
-    with pytest.raises(Unavailable):  # it would be in time, but not know what its broker forgot
-        sink.commit()
-    with pytest.raises(Unavailable):
-        sink.write(0, b"k", b"two")
-    again = opened.enter_context(closing(KafkaSink(cluster, "a", cluster.topic("id"))))
-    write_and_commit(again, b"three")
-    source = opened.enter_context(closing(KafkaSource(cluster, "a")))
-    assert [r.value for r in read(source, 2)] == [b"one", b"three"]
-
-
 def leave_hanging(sink: KafkaSink, topic: str, how: str) -> None:
     """End a transaction as a broker does that forgets partition 1 of it, and partition 0 not."""
     sink.write(0, b"k", b"ended")
@@ -186,3 +168,34 @@ def test_what_was_decided_is_done_where_the_broker_forgot_to(own: Own, opened: E
     again.commit()
     seen = [b"hangs"] * (how == "commit") + [b"open", b"after"]
     assert [r.value for r in read(source, len(seen))] == seen
+
+
+def test_nothing_is_begun_where_the_last_transaction_has_not_ended(own: Own, opened: ExitStack) -> None:
+    cluster = Cluster(own.server.bootstrap, f"k-{uuid.uuid4().hex}", timeout_ms=4_000)
+    make(cluster, "a")
+    sink = opened.enter_context(closing(KafkaSink(cluster, "a", cluster.topic("id"))))
+    leave_hanging(sink, cluster.topic("a"), "commit")
+    with pytest.raises(Unavailable, match=r"expected the last transaction to end, got none in .*partition=1"):
+        sink.write(0, b"k", b"on top")
+    sink.close()
+    opened.enter_context(closing(KafkaSink(cluster, "a", cluster.topic("id"))))
+    source = opened.enter_context(closing(KafkaSource(cluster, "a")))
+    assert sorted(r.value for r in read(source, 2)) == [b"ended", b"hangs"]
+
+
+def test_a_commit_is_none_where_a_record_was_given_up(own: Own, opened: ExitStack) -> None:
+    cluster = Cluster(own.server.bootstrap, f"k-{uuid.uuid4().hex}", timeout_ms=4_000)
+    make(cluster, "a")
+    sink = opened.enter_context(closing(KafkaSink(cluster, "a", cluster.topic("id"))))
+    sink.write(0, b"k", b"there")
+    sink._producer.flush()
+    own.server.freeze()
+    sink.write(0, b"k", b"given up")
+    time.sleep(5)  # longer than a record is tried
+    own.server.thaw()
+    with pytest.raises(Unavailable):
+        sink.commit()
+    again = opened.enter_context(closing(KafkaSink(cluster, "a", cluster.topic("id"))))
+    write_and_commit(again, b"after")
+    source = opened.enter_context(closing(KafkaSource(cluster, "a")))
+    assert [r.value for r in read(source, 1)] == [b"after"]
