@@ -155,7 +155,7 @@ class KafkaSink:
         If the cluster does not answer, or could not do what was asked. Whether a commit that ends so was made is only
         decided when the next sink of this id is opened, so read what was written again after that.
 
-    After any of these there is nothing to be done with a sink but to close it. It does not outlive a broken connection.
+    After any of these there is nothing to be done with a sink but to close it.
     """
 
     def __init__(self, cluster: Cluster, topics: str | Sequence[str], transactional_id: str) -> None:
