@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 KEPT = 10_000
 """Slates of which the impression's id is remembered for the clicks to come."""
 TOGETHER = 500
-"""Clicks of the past that are sent at a time."""
+"""Clicks of the past that are sent at a time, one of them a millisecond."""
 BEHIND_MS = 2_000
 """A feed that is later than this does not catch up, it goes on from now."""
 AWAY_S = 1.0
@@ -99,19 +99,19 @@ class Feed:
         """So many slates and what is clicked on them, or until told to finish."""
         if not self._reached():
             return
-        past: list[NewImpression | NewAction] = []
+        past: list[Action] = []
         began_ms: int | None = None
         for event in events(self._world, n_slates):
             if isinstance(event, Action) and event.at_ms < self._world.start_ms:
-                past.append(_clicked(event, None))
+                past.append(event)
                 if len(past) == TOGETHER:
-                    self._send(past)
-                    past = []
-                    if self._wait(0):
+                    if not self._sent(past):
                         return
+                    past = []
             elif isinstance(event, Impression | Action):  # Ticks are the ranker's to write
                 if began_ms is None:
-                    self._send(past)
+                    if not self._sent(past):
+                        return
                     began_ms = self._now_ms()
                     log.info("the past is sent")
                 ahead_ms = event.at_ms - self._world.start_ms - (self._now_ms() - began_ms)
@@ -164,6 +164,17 @@ class Feed:
         if (impression is not None or click.impression is None) and self._send([_clicked(click, impression)]):
             self.fed.clicks += 1
 
+    def _sent(self, past: list[Action]) -> bool:
+        """Send it as what has just happened, one click a millisecond; False if told to finish before.
+
+        Two clicks of a user on an item in the same moment would be taken for one.
+        """
+        if self._wait(len(past) / 1_000):
+            return False
+        first_ms = self._now_ms() - len(past) + 1
+        self._send([_clicked(click, None, first_ms + i) for i, click in enumerate(past)])
+        return True
+
     def _send(self, happened: list[NewImpression | NewAction]) -> bool:
         """Whether all of it was taken."""
         try:
@@ -184,9 +195,9 @@ class Feed:
         self._is_away = True
 
 
-def _clicked(click: Action, impression: str | None) -> NewAction:
-    """As a product sends it; when it happened is when it comes."""
-    return NewAction(click.kind, click.user, click.item, impression, click.features)
+def _clicked(click: Action, impression: str | None, at_ms: int | None = None) -> NewAction:
+    """As a product sends it; if not told, when it happened is when it comes."""
+    return NewAction(click.kind, click.user, click.item, impression, click.features, at_ms)
 
 
 __all__ = ["Fed", "Feed", "product"]

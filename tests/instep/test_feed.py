@@ -28,13 +28,17 @@ ROOT = Path(__file__).parent.parent.parent
 N = 40
 HALT_MS = 3_600_000
 WITHIN_S = 30
+PAST = [e for e in events(WORLD, N) if isinstance(e, Action) and e.at_ms < WORLD.start_ms]
 
 
 class Fed:
     """A feed into a ranker of this process, under a clock that goes when somebody waits."""
 
     def __init__(self, serving: Serving, client: RankerClient) -> None:
-        self.serving, self.began_ms = serving, serving.now_ms
+        self.serving, self.began_ms = (
+            serving,
+            serving.now_ms + len(PAST),
+        )  # which comes one click a millisecond
         self.until_ms = 1 << 62
         self.halt_after_ms = 1 << 62
         self.feed = Feed(client, WORLD, name="feed", now_ms=lambda: serving.now_ms, wait=self.wait)
@@ -74,9 +78,10 @@ def labelled(logged: list[Event]) -> list[Action]:
 def test_before_there_is_a_model_slates_are_sent_as_they_are_and_clicks_name_them() -> None:
     with fed(Serving(max_waiting=100_000)) as feeding:
         logged = feeding.run()
-    past = [e for e in events(WORLD, N) if isinstance(e, Action) and e.at_ms < WORLD.start_ms]
-    of_no_slate = [(e.user, e.item) for e in logged if isinstance(e, Action) and e.impression is None]
-    assert sorted(of_no_slate) == sorted((e.user, e.item) for e in past)
+    of_no_slate = [e for e in logged if isinstance(e, Action) and e.impression is None]
+    assert sorted((e.user, e.item) for e in of_no_slate) == sorted((e.user, e.item) for e in PAST)
+    assert len({(e.user, e.item) for e in PAST}) < len(PAST), "some item twice"
+    assert len({(e.user, e.item, e.at_ms) for e in of_no_slate}) == len(PAST), "none of them a duplicate"
     slates = {e.id: e for e in logged if isinstance(e, Impression)}
     assert slates.keys() == {f"feed-s{n}" for n in range(N)}
     assert labelled(logged)
