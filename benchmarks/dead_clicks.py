@@ -25,8 +25,8 @@ from instep.settings import Settings, check
 from instep.simulator import events
 from instep.world import World
 from stream.events import Tick, encode_event
-from stream.files import partition_of
 from stream.log import MemoryLog
+from stream.partition import partition_of
 from trainer.intervals import paired_entropy_bootstrap
 from trainer.loop import Step
 from trainer.scores import auc, normalised_entropy

@@ -31,8 +31,8 @@ from monitor.row import Row
 from monitor.rules import Rules, read_rules
 from monitor.watch import Watch
 from stream.events import BadEvent, Event, Impression, Tick, decode_event
-from stream.files import partition_of
 from stream.log import MemoryLog
+from stream.partition import partition_of
 
 ATTRIBUTION_S = 25.0
 WORLD = World(

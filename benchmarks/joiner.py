@@ -21,12 +21,12 @@ import msgspec
 from benchmarks.join import FIELDS, N_USERS, _action, _slate
 from stream.cluster import Cluster
 from stream.events import Event, Tick, encode_event
-from stream.files import partition_of
 from stream.join import Joiner, JoinRules
 from stream.joiner import EVENTS, SAMPLES, STATE, build
 from stream.kafka import KafkaSink, KafkaWriter
 from stream.log import Record
 from stream.metrics import Metrics
+from stream.partition import partition_of
 from stream.service import now_ms
 from stream.topics import create, topics
 

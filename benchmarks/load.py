@@ -16,9 +16,9 @@ from time import process_time
 
 from instep.settings import Settings, load
 from stream.events import Action, Candidate, Event, Impression, Tick, encode_event
-from stream.files import partition_of
 from stream.joiner import EVENTS
 from stream.kafka import KafkaWriter
+from stream.partition import partition_of
 from stream.service import now_ms
 
 N_ITEMS = 20_000

@@ -8,8 +8,8 @@ from instep.pipeline import Pipeline
 from instep.settings import check
 from instep.simulator import World, events
 from stream.events import Impression, Tick, encode_event
-from stream.files import partition_of
 from stream.log import MemoryLog
+from stream.partition import partition_of
 from trainer.batch import Batch
 from trainer.learner import Learner
 from trainer.loop import Step

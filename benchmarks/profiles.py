@@ -24,9 +24,9 @@ from stream.app import run as run_worker
 from stream.cluster import Cluster
 from stream.events import Action, Origin, encode_event, key_of
 from stream.fields import Feature, Fields
-from stream.files import partition_of
 from stream.kafka import KafkaWriter
 from stream.metrics import Metrics
+from stream.partition import partition_of
 from stream.profiles import Put
 from stream.redis_client import Client
 from stream.redis_profiles import RedisProfiles

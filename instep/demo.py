@@ -33,9 +33,9 @@ from monitor.server import Server
 from ranker.mirror import Mirror
 from ranker.ranker import Ranker
 from stream.events import Action, Event, Impression, Origin, Tick, encode_event, key_of
-from stream.files import partition_of
 from stream.log import MemoryLog
 from stream.metrics import Metrics
+from stream.partition import partition_of
 from stream.profiles import MemoryProfiles
 from stream.service import now_ms
 from trainer.intervals import paired_bootstrap

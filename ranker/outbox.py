@@ -13,9 +13,9 @@ from threading import Condition, Thread
 from typing import Protocol
 
 from stream.events import Event, Tick, encode_event
-from stream.files import partition_of
 from stream.log import Unavailable
 from stream.metrics import Metrics
+from stream.partition import partition_of
 
 log = logging.getLogger(__name__)
 

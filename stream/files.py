@@ -18,8 +18,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from msgspec import Struct
 
-from stream.events import AtMs, BadEvent, Event, decode_event, encode_event, key_of
+from stream.events import AtMs, BadEvent, Event, decode_event, encode_event
 from stream.log import LogError, Offsets, Record
+from stream.partition import partition_of
 
 COMPRESSION = {".jsonl": None, ".jsonl.gz": "gzip", ".jsonl.zst": "zstd"}
 SUFFIXES = (*COMPRESSION, ".parquet")
@@ -47,15 +48,6 @@ class _Row(_Head):
 
 _decode_head = msgspec.json.Decoder(_Head).decode
 _decode_row = msgspec.json.Decoder(_Row).decode
-
-
-def partition_of(user: str, n_partitions: int) -> int:
-    """The partition of a user's events.
-
-    >>> [partition_of(user, 4) for user in ("ada", "grace", "edsger")]
-    [3, 1, 1]
-    """
-    return key_of("user", user) % n_partitions
 
 
 class FileSource:

@@ -12,8 +12,8 @@ from instep.settings import Settings, check
 from instep.simulator import Truth, World, events
 from stream.events import Action, Event, Origin, Tick, encode_event, key_of
 from stream.fields import Fields
-from stream.files import partition_of
 from stream.log import MemoryLog
+from stream.partition import partition_of
 from stream.profiles import MemoryProfiles
 
 WORLD = World(

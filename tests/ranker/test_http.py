@@ -13,8 +13,8 @@ from starlette.testclient import TestClient
 
 from ranker.service import FULL
 from stream.events import Action, Candidate, Event, Impression, Tick, decode_event, key_of
-from stream.files import partition_of
 from stream.history import digest
+from stream.partition import partition_of
 from tests.ranker.serving import SETTINGS, TOKEN, WITHIN_S, Serving
 from trainer.batch import make_batch
 from trainer.learner import predict

@@ -15,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from stream import files
-from stream.events import Action, Candidate, Event, Impression, Tick, encode_event, key_of
-from stream.files import SUFFIXES, FileSource, partition_of, write_events
+from stream.events import Action, Candidate, Event, Impression, Tick, encode_event
+from stream.files import SUFFIXES, FileSource, write_events
 from stream.log import LogError, Record
+from stream.partition import partition_of
 
 N = 3
 in_one_folder = settings(
@@ -50,7 +51,7 @@ def expected(lines: list[Event | bytes]) -> list[Record]:
         if isinstance(event, Tick):
             to = list(range(N))
         else:
-            to = [0 if isinstance(event, bytes) else key_of("user", event.user) % N]
+            to = [0 if isinstance(event, bytes) else partition_of(event.user, N)]
         user = b"" if isinstance(event, bytes | Tick) else event.user.encode()
         for p in to:
             out.append(Record(p, n[p], user, line))
