@@ -143,7 +143,7 @@ def simulate(
     slates: Annotated[int, typer.Option(min=1, help="Impressions of ten candidates.")] = 30_000,
     users: Annotated[int, typer.Option(min=1)] = 4_000,
     items: Annotated[int, typer.Option(min=80)] = 2_000,
-    slates_per_s: Annotated[float, typer.Option(min=0.001, help="Of event time.")] = 5.0,
+    slates_per_s: Annotated[float, typer.Option(min=0.001, max=1e6, help="Of event time.")] = 5.0,
     kinds: Annotated[str, typer.Option(help="What users do: click, or click,like.")] = "click",
     drift: Annotated[DriftName, typer.Option(help="What changes on the way, from its middle on.")] = "none",
     seed: Seed = 0,

@@ -59,7 +59,7 @@ def study(
         str, typer.Option(help="Learn so much without scoring it: a part below 1, or so many candidates.")
     ] = "0",
     processes: Annotated[int | None, typer.Option(min=1, help="Runs at a time. [cores]")] = None,
-    bootstrap: Annotated[int, typer.Option(min=2, help="Resamples of users behind each interval.")] = 300,
+    bootstrap: Annotated[int, typer.Option(min=20, help="Resamples of users behind each interval.")] = 300,
     settings: Annotated[
         Path | None, typer.Option(help=f"The {SETTINGS_NAME} beside the logs if not given.")
     ] = None,
@@ -111,12 +111,18 @@ def _common_settings(path: Path | None, logs: list[Path]) -> Settings:
     for log in logs:
         if not log.exists():
             raise LogError(log, "expected a file or folder of events, got nothing there")
+    if (twice := next((log for n, log in enumerate(logs) if _is_among(log, logs[:n])), None)) is not None:
+        raise LogError(twice, "expected each log once, got it twice")
     found = [settings_of(path, log) for log in logs]
     for log, other in zip(logs, found, strict=True):
         if other != found[0]:
             what = f"expected the same settings beside it as beside {logs[0]}, got others"
             raise SettingsError(f"{log}: {what}; --settings names one file")
     return found[0]
+
+
+def _is_among(log: Path, others: list[Path]) -> bool:
+    return any(log.samefile(other) for other in others)
 
 
 def with_changes(settings: Settings, changes: list[str]) -> Settings:

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -94,8 +95,10 @@ class Pipeline:
         self.n_candidates = 0
         self._path = path if saves else None
         self._on_step = on_step
-        self.on_save: Callable[[], None] | None = None
-        """Called before a checkpoint is written, to save what must not be behind it."""
+        self.on_save: Callable[[], dict[str, Any]] | None = None
+        """Called before a checkpoint is written, to save what must not be behind it; what it returns goes along."""
+        self.notes: dict[str, Any] = {}
+        """What ``on_save`` gave to the checkpoint that is gone on from."""
         self._config = replace(settings.learner_config(), refresh_every=refresh_every)
         self._watch = watch
         self._published = self.model.source()
@@ -110,6 +113,7 @@ class Pipeline:
             saved = _Saved(Version(0, 0), dict.fromkeys(partitions, 0), {}, [], Standing(), 0)
         else:
             saved = self._resume(found)
+            self.notes = found.manifest.get("notes", {})
             self.resumed_at = saved.version
         self.n_candidates = saved.n_candidates
         self.loop = Loop(
@@ -191,8 +195,7 @@ class Pipeline:
     def save(self) -> str:
         """Write a checkpoint; returns its name."""
         assert self._path is not None
-        if self.on_save is not None:
-            self.on_save()
+        notes = {} if self.on_save is None else self.on_save()
         self._saved_ms = self.loop.at_ms
         waiting: list[Record] = []
         kept = self.loop.needed
@@ -215,6 +218,7 @@ class Pipeline:
             "version": self.loop.version,
             "settings": self.settings.public(),
             "journal": self.loop.standing.journal,
+            "notes": notes,
         }
         keep = self.settings.trainer.keep
         return checkpoint.save(self._path, self.learner.state(), manifest, blobs, keep=keep)

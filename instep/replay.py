@@ -17,7 +17,7 @@ from instep.scorebook import Records, Scorebook, of_kind
 from instep.settings import Settings, SettingsError
 from instep.watching import watching
 from stream.files import FileSource
-from trainer.checkpoint import names, weights_sha256
+from trainer.checkpoint import CheckpointError, names, weights_sha256
 from trainer.intervals import standard_errors
 from trainer.loop import Step
 from trainer.scores import metrics
@@ -31,6 +31,14 @@ class Refresh:
 
     every: int = 1
     frozen: float | None = None
+
+    def __str__(self) -> str:
+        return f"every:{self.every}" if self.frozen is None else f"frozen:{self.frozen:g}"
+
+    def check(self, notes: dict[str, Any]) -> None:
+        """Raise a `CheckpointError` if a run that is gone on with held them back in another way."""
+        if (then := notes.get("refresh", str(self))) != str(self):
+            raise CheckpointError(f"--refresh: expected {then}, as the checkpoint was made with, got {self}")
 
     @classmethod
     def parse(cls, text: str) -> Refresh:
@@ -98,17 +106,20 @@ def replay(
             origin = step.samples[-1].origin
             pipeline.learner.frozen = origin.offset >= refresh.frozen * end[origin.partition]
 
-    def saves() -> None:
+    def saves() -> dict[str, Any]:
         book.flush()
         if watched is not None:
             watched.keep()
+        return {"refresh": str(refresh), "scores_crc": book.crc}
 
     goes_on = checkpoint is not None and bool(names(checkpoint))
     with watching(settings, out, goes_on=goes_on) if watch else nullcontext() as watched:
         monitor = None if watched is None else watched.monitor
         every = refresh.every
         pipeline = Pipeline(settings, source, checkpoint, stepped, refresh_every=every, watch=monitor)
-        book = Scorebook(out / "scores.bin", pipeline.n_candidates, len(settings.kinds))
+        refresh.check(pipeline.notes)
+        crc = pipeline.notes.get("scores_crc")
+        book = Scorebook(out / "scores.bin", pipeline.n_candidates, len(settings.kinds), crc)
         pipeline.on_save = saves
         pipeline.learner.frozen = pipeline.learner.frozen or refresh.frozen == 0
         while pipeline.pump(poll):
@@ -123,7 +134,7 @@ def replay(
         if watched is not None:
             watched.keep()
             watched.folder.draw()
-    found = summary(pipeline, book.records())
+    found = summary(pipeline, book.records()) | {"refresh": str(refresh)}
     (out / "metrics.json").write_text(json.dumps(found, indent=2, allow_nan=False) + "\n")
     return found
 

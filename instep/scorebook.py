@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from pathlib import Path
 from struct import Struct
+from zlib import crc32
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,15 +59,21 @@ class Scorebook:
         How many records to go on after, as a checkpoint has it; what a process wrote after that is cut off.
     n_kinds
         Of action, which a file says too.
+    crc
+        That these ``n`` must have, if it is known.
 
     Raises
     ------
     ScorebookError
-        If the file is none of predictions, is of another layout or number of kinds, or has fewer than ``n``.
+        If the file is none of predictions, is of another layout or number of kinds, has fewer than ``n`` or others.
     """
 
-    def __init__(self, path: Path | None = None, n: int = 0, n_kinds: int = 1) -> None:
+    def __init__(
+        self, path: Path | None = None, n: int = 0, n_kinds: int = 1, crc: int | None = None
+    ) -> None:
         self.n = n
+        self.crc = 0
+        """Of the records that were flushed."""
         self.n_kinds = n_kinds
         self._record = record(n_kinds)
         self._path = path
@@ -82,6 +89,13 @@ class Scorebook:
             raise ScorebookError(f"{path}: expected at least {n} scores, got {n_there}")
         with path.open("r+b") as file:
             file.truncate(HEADER.size + n * self._record.itemsize)
+            file.seek(HEADER.size)
+            while block := file.read(1 << 20):
+                self.crc = crc32(block, self.crc)
+        if crc not in (None, self.crc):
+            raise ScorebookError(
+                f"{path}: expected the scores of the run that is gone on with, got another's"
+            )
 
     def add(self, step: Step, only: NDArray[np.bool_] | None = None) -> Records:
         """Note what was predicted of a batch, or of those of its samples; returns the records ``[N]``."""
@@ -116,6 +130,7 @@ class Scorebook:
         if self._path is not None and self._blocks:
             with self._path.open("ab") as file:
                 for block in self._blocks:
+                    self.crc = crc32(block.tobytes(), self.crc)
                     file.write(block.tobytes())
             self._blocks = []
 

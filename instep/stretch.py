@@ -121,6 +121,7 @@ def replay_stretch(
         book.add(step, np.array([_is_in(sample, alert.offsets) for sample in step.samples], np.bool_))
 
     pipeline = Pipeline(settings, source, checkpoint, stepped, refresh_every=refresh.every, saves=False)
+    refresh.check(pipeline.notes)
     for p, (start, end) in alert.offsets.items():
         if (at := files.offsets[p]) > start < end:
             raise StretchError(

@@ -94,9 +94,11 @@ class Counted:
                 status = message["status"]
             await send(message)
 
-        await self._app(scope, receive, sending)
-        path = getattr(scope.get("route"), "path", "other")
-        self._metrics.add("instep_requests_total", path=path, status=status)
-        if path not in self._endless:
-            self._metrics.observe("instep_request_seconds", time.monotonic() - began_s, path=path)
+        try:
+            await self._app(scope, receive, sending)
+        finally:  # a request that broke counts, too
+            path = getattr(scope.get("route"), "path", "other")
+            self._metrics.add("instep_requests_total", path=path, status=status)
+            if path not in self._endless:
+                self._metrics.observe("instep_request_seconds", time.monotonic() - began_s, path=path)
         return None

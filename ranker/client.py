@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Self, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import httpx2 as httpx
 import msgspec
@@ -54,10 +54,11 @@ class RankerClient:
     Raises
     ------
     RankerError
-        By every method.
+        By every method, and at once for a URL or a token that none can have.
     """
 
     def __init__(self, url: str, token: str | None = None, timeout_s: float = 2.0) -> None:
+        _check(url, token)
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout_s)
 
@@ -126,6 +127,18 @@ class RankerClient:
             raise RankerError(answer.status_code, msgspec.json.decode(answer.content, type=Problem).error)
         except msgspec.DecodeError:
             raise RankerError(answer.status_code, answer.text[:200]) from None
+
+
+def _check(url: str, token: str | None) -> None:
+    try:
+        parts = urlsplit(url)
+        is_one = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_one = False
+    if not is_one:
+        raise RankerError(0, f"ranker: expected a URL as http://HOST:PORT, got {url!r}")
+    if token and not (token.isascii() and token.isprintable()):
+        raise RankerError(0, "ranker: expected a token of printable ASCII characters, got others")
 
 
 def _json(value: object) -> str:

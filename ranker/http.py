@@ -17,6 +17,7 @@ import msgspec
 from fastapi import FastAPI, Request, Response
 from fastapi.openapi.utils import get_openapi
 from msgspec import Struct
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ranker import answers, api
@@ -201,10 +202,13 @@ class _Asked:
 async def _body(request: Request, most: int) -> bytes:
     """The body, of which no more is read than is allowed."""
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > most:
-            raise Refused(413, f"body: expected at most {most} bytes (ranker.max_body_bytes)")
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > most:
+                raise Refused(413, f"body: expected at most {most} bytes (ranker.max_body_bytes)")
+    except ClientDisconnect:
+        raise Refused(400, f"body: expected all of it, the client left after {len(body)} bytes") from None
     return bytes(body)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from threading import Condition, Thread
 from typing import Protocol
 
-from stream.events import Event, Tick, encode_event
+from stream.events import MAX_EVENT_BYTES, Action, BadEvent, Impression, Tick, encode_event
 from stream.log import Unavailable
 from stream.metrics import Metrics
 from stream.partition import partition_of
@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 
 AT_ONCE = 1_000
 """Events between two flushes, at most."""
+MOST_BYTES = MAX_EVENT_BYTES - 4096
+"""Of an event and its user; the rest is for what Kafka puts around them."""
 RETRY_S = (0.2, 5.0)
 """First and longest wait before a writer is made anew."""
 
@@ -69,7 +71,8 @@ class Outbox:
         self._tick_ms = tick_ms
         self._now_ms = now_ms
         self._fail = fail
-        self._waiting: deque[Event] = deque()
+        self._waiting: deque[tuple[str, bytes]] = deque()
+        """User and event of each."""
         self._changed = Condition()
         self._is_closing = False
         self._has_given_up = False
@@ -81,12 +84,23 @@ class Outbox:
         """Begin to write."""
         self._thread.start()
 
-    def put(self, events: Sequence[Event]) -> bool:
-        """Take all of these, in their order, or none; False if there is no room for them."""
+    def put(self, events: Sequence[Impression | Action]) -> bool:
+        """Take all of these, in their order, or none; False if there is no room for them.
+
+        Raises
+        ------
+        BadEvent
+            If one is larger than the log takes; none is taken then.
+        """
+        encoded = [(event.user, encode_event(event)) for event in events]
+        for user, raw in encoded:
+            if (n := len(user.encode()) + len(raw)) > MOST_BYTES:
+                self._metrics.add("instep_outbox_dropped_total", len(events))
+                raise BadEvent(f"Expected an event of at most {MOST_BYTES} bytes with its user, got {n}")
         with self._changed:
             has_room = not self._is_closing and len(self._waiting) + len(events) <= self._n_most
             if has_room:
-                self._waiting.extend(events)
+                self._waiting.extend(encoded)
                 self._changed.notify()
         if not has_room:
             self._metrics.add("instep_outbox_dropped_total", len(events))
@@ -140,10 +154,8 @@ class Outbox:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting or self._is_closing, self._until_tick_s())
                 some = [self._waiting[i] for i in range(min(AT_ONCE, len(self._waiting)))]
-            for event in some:
-                assert not isinstance(event, Tick)
-                key = event.user.encode()
-                writer.write(partition_of(event.user, writer.partitions), key, encode_event(event))
+            for user, raw in some:
+                writer.write(partition_of(user, writer.partitions), user.encode(), raw)
             tick_ms = self._tick(writer)
             if not some and tick_ms is None:
                 continue

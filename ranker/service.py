@@ -227,7 +227,10 @@ class RankerService:
         scored = zip(request.candidates, ranked.scores.tolist(), strict=True)
         candidates = [Candidate(c.item, c.features, score) for c, score in scored]
         event = Impression(impression, request.user, at_ms, candidates, request.context, ranked.version, used)
-        return self._outbox.put([event])
+        try:
+            return self._outbox.put([event])
+        except BadEvent:
+            return False
 
     def _take(self, raw: bytes, now_ms: int) -> EventResult:
         try:
@@ -239,9 +242,9 @@ class RankerService:
                 for i, c in enumerate(event.candidates):
                     keys = self._scorer.fields.item_keys(c.item, c.features, f"$.candidates[{i}]")
                     self._names.put(c.item, c.features, keys)
-        except (msgspec.DecodeError, BadEvent) as e:
+            return EventResult(True) if self._outbox.put([event]) else EventResult(False, FULL)
+        except (msgspec.DecodeError, UnicodeDecodeError, BadEvent) as e:
             return EventResult(False, str(e))
-        return EventResult(True) if self._outbox.put([event]) else EventResult(False, FULL)
 
 
 def _digest(history: History) -> str:

@@ -32,6 +32,10 @@ Count = Annotated[int, Meta(ge=0, lt=2**53)]
 Value = str | Exact | float
 
 
+MAX_EVENT_BYTES = 4 << 20
+"""Of an event in its topic, with its key and what Kafka puts around both."""
+
+
 class BadEvent(ValueError):
     """A message that cannot be used: what was expected, what came, and the path of the field."""
 

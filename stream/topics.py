@@ -10,6 +10,7 @@ from kafka import errors
 from kafka.admin import ConfigResource, ConfigResourceType
 
 from stream.cluster import MAX_RECORD, Cluster
+from stream.events import MAX_EVENT_BYTES
 from stream.log import LogError
 
 MIB = 1 << 20
@@ -61,7 +62,7 @@ def topics(partitions: int, replication: int, retention_ms: int, model_retention
         "min.cleanable.dirty.ratio": "0.2",
     }
     return {
-        "events": Topic(partitions, kept(retention_ms, 4 * MIB)),
+        "events": Topic(partitions, kept(retention_ms, MAX_EVENT_BYTES)),
         "samples": Topic(partitions, kept(retention_ms, 16 * MIB)),
         "joiner": Topic(partitions, compacted | safe),
         "scores": Topic(partitions, kept(retention_ms, 4 * MIB)),

@@ -53,6 +53,7 @@ KEYS = METRICS | {
     "counts",
     "bad_batches",
     "threads",
+    "refresh",
     "windows",
     "kinds",
 }
@@ -385,13 +386,31 @@ def test_what_is_simulated_is_replayed_and_gone_on_with(done: Callable[..., str]
     assert str(checkpoint.load(tmp_path / "c", newest).version) == found["version"]
 
 
+def test_a_run_is_not_gone_on_with_beside_the_scores_of_another_or_with_codes_held_back_otherwise(
+    done: Callable[..., str], refused: Refused, tmp_path: Path
+) -> None:
+    log = a_log(tmp_path, product(20))
+    goes_on = ("replay", log, "--out", tmp_path / "out", "--checkpoint", tmp_path / "c")
+    done(*goes_on)
+    found = metrics(tmp_path / "out")
+    assert found["refresh"] == "every:1"
+    for other in ("every:7", "frozen:0"):
+        line = f"--refresh: expected every:1, as the checkpoint was made with, got {other}"
+        assert line in refused(*goes_on, "--refresh", other)
+    done(*goes_on)
+    assert metrics(tmp_path / "out") == found
+    done("replay", log, "--out", tmp_path / "out", "--model", "average")
+    line = "scores.bin: expected the scores of the run that is gone on with, got another's"
+    assert line in refused(*goes_on)
+
+
 def test_the_stretch_of_an_alert_is_replayed_by_its_id(
     done: Callable[..., str], refused: Refused, tmp_path: Path
 ) -> None:
     log = a_log(tmp_path, product(120))
     end = FileSource(log, 2).end()
     record = AlertRecord(tmp_path / "alerts.jsonl")
-    record.add(which := replace(alert(1), offsets={p: (n * 9 // 10, n) for p, n in end.items()}))
+    record.add(which := replace(alert(1), offsets={p: (n * 19 // 20, n) for p, n in end.items()}))
     record.close()
     named = ("--from-alert", which.id, "--alerts", tmp_path / "alerts.jsonl")
     done("replay", log, "--out", tmp_path / "whole")

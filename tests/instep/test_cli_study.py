@@ -87,6 +87,7 @@ def test_it_prints_lines_and_tables_in_a_pipe_and_writes_what_it_found(
         (["--set", "top_k=0"], "--set: model.top_k: expected `int` >= 1, got 0"),
         (["--set", "model.unit=dnn"], "--set: model.unit: expected one of "),
         (["--settings", "gone.toml"], "gone.toml: expected a settings file, got: No such file or directory"),
+        (["{log}"], "{log}: expected each log once, got it twice"),
         (["gone.jsonl"], "expected a file or folder of events, got nothing there"),
         (
             ["--study", "drift"],
@@ -99,7 +100,7 @@ def test_it_prints_lines_and_tables_in_a_pipe_and_writes_what_it_found(
 def test_what_cannot_be_is_told_in_a_line(
     run: Run, log: Path, tmp_path: Path, args: list[str], line: str
 ) -> None:
-    ran = run("study", log, *args, "--out", tmp_path / "out")
+    ran = run("study", log, *(arg.format(log=log) for arg in args), "--out", tmp_path / "out")
     assert line.format(log=log) in told(ran)
     assert not (tmp_path / "out" / "study.json").exists()
 

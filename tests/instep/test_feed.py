@@ -125,6 +125,19 @@ def test_a_feed_that_fell_behind_goes_on_from_now_and_does_not_catch_up() -> Non
     assert got[halted + 1 :] == expected[halted + 1 :]
 
 
+@pytest.mark.parametrize("url", ["nope", "", "http://[", "http://127.0.0.1:99999", "http://:80", "ftp://x"])
+def test_a_url_that_no_ranker_can_have_is_refused_at_once(url: str) -> None:
+    with pytest.raises(RankerError, match="expected a URL as http://HOST:PORT, got "):
+        RankerClient(url)
+
+
+@pytest.mark.parametrize("token", ["h\u00e9", "a\nb", "\u2603"])
+def test_a_token_that_no_header_can_carry_is_refused_and_not_shown(token: str) -> None:
+    with pytest.raises(RankerError, match="expected a token of printable ASCII characters") as raised:
+        RankerClient("http://127.0.0.1:1", token)
+    assert token not in str(raised.value)
+
+
 def test_it_ends_when_told_to() -> None:
     with fed(Serving(max_waiting=100_000)) as feeding:
         feeding.until_ms = feeding.began_ms + 1_000

@@ -196,7 +196,7 @@ class TestRefresh:
         self, log: Path, whole: tuple[Found, Path], tmp_path: Path
     ) -> None:
         for text in ("every:1", "frozen:1"):
-            assert replay(log, S, tmp_path, refresh=Refresh.parse(text)) == whole[0]
+            assert replay(log, S, tmp_path, refresh=Refresh.parse(text)) == whole[0] | {"refresh": text}
 
     def test_a_model_without_codes_scores_the_same(self, log: Path, tmp_path: Path) -> None:
         s = small(model={"unit": "exact"})

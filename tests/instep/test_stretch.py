@@ -55,7 +55,7 @@ def ends(log: Path) -> Mapping[int, int]:
 def stretches(ends: Mapping[int, int]) -> list[dict[int, tuple[int, int]]]:
     n0, n1 = ends[0], ends[1]
     return [
-        {0: (n0 * 7 // 10, n0 * 8 // 10), 1: (n1 * 7 // 10, n1 * 8 // 10)},
+        {0: (n0 * 8 // 10, n0 * 9 // 10), 1: (n1 * 8 // 10, n1 * 9 // 10)},
         {0: (0, n0), 1: (0, n1)},
         {1: (n1 * 9 // 10, n1)},
         {0: (n0 // 2, n0), 1: (n1 * 7 // 10, n1 * 7 // 10)},

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx2 as httpx
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
 from ranker.service import FULL
-from stream.events import Action, Candidate, Event, Impression, Tick, decode_event, key_of
+from stream.events import MAX_EVENT_BYTES, Action, Candidate, Event, Impression, Tick, decode_event, key_of
 from stream.history import digest
 from stream.partition import partition_of
 from tests.ranker.serving import SETTINGS, TOKEN, WITHIN_S, Serving
@@ -289,6 +291,54 @@ def test_before_the_first_publication_it_is_not_ready() -> None:
         assert answer.headers["Retry-After"] == "1"
         assert answer.json()["error"] == "ranker: expected a published model, got none yet"
         assert http.get("/version").json()["version"] is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        (b"ada", b"\xff", "can't decode byte 0xff"),
+        (b"}", b',"features":{"title":"' + b"x" * MAX_EVENT_BYTES + b'"}}', "Expected an event of at most"),
+    ],
+    ids=["not utf-8", "large"],
+)
+def test_an_event_that_nobody_can_read_or_keep_is_refused_by_itself(old: bytes, new: bytes, why: str) -> None:
+    serving = Serving()
+    good = b'{"type":"action","kind":"click","user":"ada","item":"n7"}'
+    with serving.client(max_body_bytes=8 << 20) as http:
+        events = b",".join((good, good.replace(old, new), good))
+        answer = http.post("/v1/events", content=b'{"events":[%s]}' % events)
+        assert answer.status_code == 200, answer.text
+        first, refused, last = answer.json()["results"]
+        assert (first["ok"], refused["ok"], last["ok"]) == (True, False, True)
+        assert why in refused["error"]
+        until(lambda: len(serving.logged()) == 2)
+    assert serving.failures == []
+
+
+def test_a_slate_that_is_too_large_to_log_is_ranked_and_said_not_to_be_logged() -> None:
+    serving = Serving()
+    serving.learn()
+    wide = {"item": "n7", "features": {"title": "x" * MAX_EVENT_BYTES}}
+    with serving.client(max_body_bytes=8 << 20) as http:
+        serving.live.follow()
+        asked = {"user": "ada", "candidates": [wide], "log": True}
+        assert http.post("/v1/rank", json=asked).json()["logged"] is False
+        asked = {"user": "ada", "candidates": [{"item": "n7"}], "log": True}
+        assert http.post("/v1/rank", json=asked).json()["logged"] is True
+    assert serving.failures == []
+
+
+def test_a_client_that_leaves_in_the_middle_of_its_body_is_counted_and_told_of_in_no_traceback(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    serving = Serving()
+    counted = 'instep_requests_total{path="/v1/events",status="400",worker="ranker"} 1.0'
+    with serving.listening() as url, httpx.Client(base_url=url) as http:
+        with socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1]))) as leaving:
+            leaving.sendall(b"POST /v1/events HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+            time.sleep(0.2)
+        until(lambda: counted in http.get("/metrics").text)
+    assert "Traceback" not in caplog.text
 
 
 def test_what_has_no_room_is_refused_and_counted() -> None:

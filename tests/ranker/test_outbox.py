@@ -7,9 +7,10 @@ import threading
 import time
 
 import pytest
+from msgspec.structs import replace
 
-from ranker.outbox import Outbox
-from stream.events import Action, Event, decode_event
+from ranker.outbox import MOST_BYTES, Outbox
+from stream.events import MAX_EVENT_BYTES, Action, BadEvent, Event, decode_event, encode_event
 from stream.log import LogError, MemoryLog, Unavailable
 from stream.metrics import Metrics
 from tests.ranker.serving import WITHIN_S, MemoryWriter, Switch
@@ -91,6 +92,23 @@ def test_who_puts_never_waits_and_what_has_no_room_is_not_taken_in_part() -> Non
     assert box.n_waiting == 5
     box.close()
     assert not box.put([])
+
+
+def test_an_event_that_the_log_would_refuse_is_not_taken() -> None:
+    log, failures = MemoryLog(2), list[BaseException]()
+    box = outbox(log, failures)
+    box.start()
+    around = len(encode_event(Action("click", "ada", "n", 0))) - 1 + len("ada")
+    largest = Action("click", "ada", "n" * (MOST_BYTES - around), 0)
+    with pytest.raises(BadEvent, match=f"at most {MOST_BYTES} bytes with its user, got {MOST_BYTES + 1}"):
+        box.put([click(0), replace(largest, item=largest.item + "n")])
+    assert box.put([largest, click(1)])
+    box.close(WITHIN_S)
+    assert failures == []
+    key, value = b"ada", encode_event(largest)
+    assert len(key) + len(value) == MOST_BYTES < MAX_EVENT_BYTES
+    taken = [r.value for r in log.source().poll(100)]
+    assert (taken.count(value), encode_event(click(0)) in taken) == (1, False)
 
 
 def test_what_is_no_outage_is_told_to_whoever_runs_it() -> None:
