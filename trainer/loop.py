@@ -81,6 +81,8 @@ class Standing(Struct):
     """Next Ticks to take note of, by partition."""
     gate: bytes = b""
     canary: bytes = b""
+    closed_ms: dict[int, int] = {}
+    """Of the batcher."""
 
 
 class Loop:
@@ -151,7 +153,8 @@ class Loop:
         self._on_step = on_step
         self._on_publish = on_publish
         self._now_ms = now_ms
-        self._batcher = Batcher(offsets, rules.batch_samples, rules.batch_span_ms)
+        closed_ms = self.standing.closed_ms
+        self._batcher = Batcher(offsets, rules.batch_samples, rules.batch_span_ms, closed_ms)
         self._expired_ms = self.at_ms
         source.seek(self.offsets)
 
@@ -181,7 +184,7 @@ class Loop:
         """Where it stands, for a checkpoint."""
         gate = b"" if self._gate is None else self._gate.state()
         canary = b"" if self._canary is None else self._canary.state()
-        return replace(self.standing, gate=gate, canary=canary)
+        return replace(self.standing, gate=gate, canary=canary, closed_ms=self._batcher.closed_ms)
 
     def poll(self, max_records: int = 512, end: bool = False) -> int:
         """Read what is there, learn the batches that it completes; returns how many records were read.

@@ -356,6 +356,29 @@ def test_a_restart_from_any_step_holds_the_same_batches(n: int) -> None:
     assert [step.why_held for step in again.steps] == [step.why_held for step in GATED.steps[n + 1 :]]
 
 
+def make_dense(lag_ms: int) -> MemoryLog:
+    """A sample every millisecond, and among them Ticks that are so far behind."""
+    log = MemoryLog(2)
+    for n, s in enumerate(make_samples(120, lengths=(0, 1, 3), n_users=30, n_items=50, every_ms=1)):
+        for p in range(2):
+            if n % (5 + 2 * p) == 0:
+                log.append(p, b"", encode_sample(Tick(s.closed_ms - lag_ms)))
+        log.append(s.user % 2, b"", encode_sample(s))
+    return log
+
+
+@pytest.mark.parametrize("lag_ms", [1, 40], ids=["window", "eager"])
+def test_a_restart_within_a_burst_hears_every_tick_before_the_same_batch(lag_ms: int) -> None:
+    log = make_dense(lag_ms)
+    whole = run(log=log, gate=Turnstile(7, 3))
+    assert {bool(step.why_held) for step in whole.steps} == {True, False}
+    for n, start in enumerate(whole.saved[:-1]):
+        again = run(log=log, start=start, polls=[1 + n], gate=Turnstile(7, 3))
+        assert [step.why_held for step in again.steps] == [step.why_held for step in whole.steps[n + 1 :]]
+        assert again.saved[-1].standing().gate == whole.saved[-1].standing().gate
+        assert again.saved[-1].bits() == whole.saved[-1].bits()
+
+
 def with_orders(orders: Mapping[int, str]) -> MemoryLog:
     """The log of samples with orders behind the sample of these numbers."""
     log, said = MemoryLog(2), 0
