@@ -257,7 +257,8 @@ class Loop:
         if due and self._canary is not None and (why := self._canary.why_not(self.learner.predict)):
             self._refuse(why)
             return
-        if due or self.said.published is None:
+        # the first of an epoch too, also when it is repeated: it empties the journal
+        if due or self.said.published in (None, self.version):
             self.publish()
         if due:  # not with the extra publication of a restart, after which the table must be the same
             self.learner.table.forget_tombstones(self.learner.n_steps)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,9 +38,11 @@ def rules_for(folder: Path | str) -> TrainerRules:
 class World:
     """The logs around a trainer, and the trainer that runs now."""
 
-    def __init__(self, folder: Path | str) -> None:
-        self.rules = rules_for(folder)
+    def __init__(self, folder: Path | str, said: Iterable[tuple[bytes, bytes]] = (), **changes: Any) -> None:
+        self.rules = replace(rules_for(folder), **changes)
         self.model, self.scores = MemoryLog(1), MemoryLog(2)
+        for key, value in said:
+            self.model.append(0, key, value)
         self.worker = self.start()
 
     def start(self) -> TrainerWorker:
@@ -161,6 +166,38 @@ def test_a_rollback_begins_an_epoch_with_a_whole_publication(tmp_path: Path) -> 
     assert {v for v in steps if v.epoch == 1} == {
         Version(1, n) for n in range(begun.step + 1, after[-1].version.step + 1)
     }
+
+
+@pytest.fixture(scope="module")
+def rolled_back(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Gone back to its first checkpoint; its worker is not started again."""
+    world = World(tmp_path_factory.mktemp("rolled_back"))
+    world.drain()
+    world.worker.finish()
+    folder = world.rules.checkpoints
+    worker.rollback(world.rules, checkpoint.names(folder)[0], last_said(world.model.source()).published)
+    return world
+
+
+def begun(rolled_back: World, folder: str) -> World:
+    """A copy of it, with a worker that reads a record a step and has no checkpoint for long."""
+    shutil.copytree(rolled_back.rules.checkpoints, folder, dirs_exist_ok=True)
+    return World(folder, rolled_back.messages(), checkpoint_ms=10_000, poll_records=1)
+
+
+@given(steps=st.lists(st.integers(0, 40), min_size=1, max_size=4))
+@settings(max_examples=10, deadline=None)
+def test_killed_anywhere_in_a_new_epoch_it_publishes_the_same(rolled_back: World, steps: list[int]) -> None:
+    with TemporaryDirectory() as undisturbed, TemporaryDirectory() as folder:
+        whole, world = begun(rolled_back, undisturbed), begun(rolled_back, folder)
+        whole.drain()
+        for n in steps:
+            for _ in range(n):
+                world.worker.step()
+            world.worker = world.start()
+        world.drain()
+        assert world.messages() == whole.messages()
+        assert world.scored() == whole.scored()
 
 
 def test_a_checkpoint_of_an_epoch_that_is_over_is_refused(tmp_path: Path) -> None:
