@@ -18,6 +18,7 @@ from stream.events import Version
 from stream.log import MemoryLog
 from stream.metrics import Metrics
 from tests.trainer.samples import CAPACITY, CONFIG, make_log, make_samples
+from tests.trainer.test_loop import mirrored
 from trainer import checkpoint, worker
 from trainer.checkpoint import CheckpointError
 from trainer.loop import LoopRules
@@ -38,7 +39,14 @@ def rules_for(folder: Path | str) -> TrainerRules:
 class World:
     """The logs around a trainer, and the trainer that runs now."""
 
-    def __init__(self, folder: Path | str, said: Iterable[tuple[bytes, bytes]] = (), **changes: Any) -> None:
+    def __init__(
+        self,
+        folder: Path | str,
+        said: Iterable[tuple[bytes, bytes]] = (),
+        log: MemoryLog = LOG,
+        **changes: Any,
+    ) -> None:
+        self.log = log
         self.rules = replace(rules_for(folder), **changes)
         self.model, self.scores = MemoryLog(1), MemoryLog(2)
         for key, value in said:
@@ -47,7 +55,7 @@ class World:
 
     def start(self) -> TrainerWorker:
         sink = self.model.sink({SCORES: self.scores})
-        source, model = LOG.source(), self.model.source()
+        source, model = self.log.source(), self.model.source()
         return TrainerWorker(source, sink, model, self.rules, Metrics("trainer"), now_ms=lambda: 7)
 
     def drain(self) -> None:
@@ -220,6 +228,88 @@ def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     world.rules = replace(world.rules, made_with={"model": {"dim": 16}})
     with pytest.raises(CheckpointError, match=r"expected the same \[model\] settings"):
         world.start()
+
+
+@pytest.mark.parametrize(
+    ("name", "then", "now", "changes"),
+    [
+        ("trainer.batch_samples", 4, 8, {"loop": replace(LOOP, batch_samples=8)}),
+        ("trainer.row_ttl_ms", 24_000, 10**8, {"loop": replace(LOOP, row_ttl_ms=10**8)}),
+        ("trainer.threads", 1, 2, {"config": replace(CONFIG, threads=2)}),
+        ("breaker.mode", None, "off", {"breaker": {"mode": "off"}}),
+    ],
+)
+@pytest.mark.parametrize("checkpoint_ms", [4_000, 10**9])
+def test_what_was_published_is_repeated_with_what_it_was_learned_with_or_not_at_all(
+    whole: World,
+    tmp_path: Path,
+    checkpoint_ms: int,
+    name: str,
+    then: object,
+    now: object,
+    changes: dict[str, Any],
+) -> None:
+    world = World(tmp_path, checkpoint_ms=checkpoint_ms)
+    before = world.rules
+    while world.worker.loop.n_published < 5:
+        world.worker.step()
+    n_saved = len(checkpoint.names(tmp_path))
+    world.rules = replace(before, **changes)
+    told = world.worker.loop.said.told
+    expected = rf"checkpoint 0\.\d+: expected {name} = {then}, .* up to {told} were learned, got {now}: "
+    with pytest.raises(CheckpointError, match=expected):
+        world.start()
+    assert len(checkpoint.names(tmp_path)) == n_saved
+    world.rules = before
+    world.worker = world.start()
+    world.drain()
+    assert world.messages() == whole.messages()
+
+
+def test_a_trainer_that_has_finished_goes_on_with_other_rules_and_repeats_them_when_killed(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path)
+    for _ in range(9):
+        world.worker.step()
+    world.worker.finish()
+    before = world.rules
+    others = replace(before, loop=replace(LOOP, batch_samples=8, publish_ms=1_000), checkpoint_ms=10**9)
+    world.rules = others
+    for n in (3, 2, 1):
+        world.worker = world.start()
+        for _ in range(n):
+            world.worker.step()
+    world.rules = before
+    with pytest.raises(CheckpointError, match=r"expected trainer.batch_samples = 8,"):
+        world.start()
+    world.rules = others
+    world.worker = world.start()
+    world.drain()
+    world.worker.loop.publish()
+    rows = {key: vector for key, (_, _, vector) in mirrored(world.published()).items()}
+    table = world.worker.loop.learner.table
+    assert rows == {int(table.keys[i]): table.rows[i].tobytes() for i in np.flatnonzero(table.keys)}
+
+
+def test_without_its_checkpoint_it_repeats_what_is_there_from_the_first_sample_or_is_refused(
+    whole: World, tmp_path: Path
+) -> None:
+    world = World(tmp_path / "lost", log=make_log(SAMPLES, partitions=2))
+    for _ in range(9):
+        world.worker.step()
+    world.rules = replace(world.rules, checkpoints=str(tmp_path / "mistyped"))
+    world.worker = world.start()
+    world.drain()
+    assert world.messages() == whole.messages()
+    world.log.trim({1: 3})
+    world.rules = replace(world.rules, checkpoints=str(tmp_path / "mistyped again"))
+    told = world.worker.loop.said.told
+    with pytest.raises(
+        CheckpointError, match=rf"mistyped again: expected a checkpoint.* at {told} .*got none"
+    ):
+        world.start()
+    assert checkpoint.names(tmp_path / "mistyped again") == []
 
 
 @pytest.mark.parametrize("n_noise", [0, 1, 63, 64, 700])
