@@ -98,6 +98,11 @@ class Batcher:
         """When the newest sample of each partition closed that is in a batch: the Ticks to come depend on it."""
         return {p: lane.cut_ms for p, lane in self._lanes.items()}
 
+    @property
+    def n_waiting(self) -> dict[int, int]:
+        """Samples of each partition that wait for others."""
+        return {p: len(lane.waiting) for p, lane in self._lanes.items()}
+
     def add(self, partition: int, offset: int, message: Sample | Tick) -> None:
         """Take one record of ``instep.samples``.
 

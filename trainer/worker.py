@@ -23,7 +23,7 @@ from msgspec import Struct
 from stream.cluster import Cluster
 from stream.events import Version
 from stream.kafka import KafkaSink, KafkaSource
-from stream.log import Record, Sink, Source
+from stream.log import Pausable, Record, Sink, Source
 from stream.metrics import Metrics
 from trainer import checkpoint
 from trainer.canary import Canary
@@ -115,7 +115,7 @@ class TrainerWorker:
 
     def __init__(
         self,
-        source: Source,
+        source: Pausable,
         sink: Sink,
         model: Source,
         rules: TrainerRules,
@@ -180,8 +180,8 @@ class TrainerWorker:
 
     @property
     def drained(self) -> bool:
-        """See `Worker.drained`."""
-        return not any(self._lag().values())
+        """See `Worker.drained`. What cannot be learned before a partition that has nothing more does not count."""
+        return not any(n for p, n in self._lag().items() if p not in self.loop.paused)
 
     def step(self) -> int:
         """See `Worker.step`."""

@@ -169,6 +169,35 @@ def test_the_sizes_of_polls_do_not_matter(polls: list[int]) -> None:
     assert [p.version for p in again.publications] == [p.version for p in WHOLE.publications]
 
 
+@pytest.mark.parametrize("size", [1, 7, 40])
+def test_a_partition_that_is_silent_stops_the_others_and_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    most = 10
+    monkeypatch.setattr("trainer.loop.WAITING_MOST", most)
+    log, model = MemoryLog(2), MemoryLog(1)
+    learner = Learner(CONFIG, CAPACITY)
+    loop = Loop(learner, source := log.source(), model.sink(), {0: 0, 1: 0}, RULES)
+
+    def read() -> None:
+        while loop.poll(size):
+            assert max(loop._batcher.n_waiting.values()) <= most + size
+
+    for r in LOG.read(0, 0, 10**6):
+        log.append(0, r.key, r.value)
+    read()
+    assert loop.paused == {0}
+    assert loop.version.step == 0
+    for r in LOG.read(1, 0, 10**6):
+        log.append(1, r.key, r.value)
+    read()
+    while loop.poll(size, end=True):
+        pass
+    assert source.offsets == log.end()
+    assert {k: v.tobytes() for k, v in learner.state().items()} == WHOLE.saved[-1].bits()
+    assert [p.version for p in published(model)] == [p.version for p in WHOLE.publications]
+
+
 @pytest.mark.parametrize("n", range(0, len(WHOLE.saved), 7))
 def test_a_restart_from_any_step_repeats_the_same_bits(n: int) -> None:
     again = run(start=WHOLE.saved[n], polls=[1 + n])

@@ -43,10 +43,10 @@ class World:
         self,
         folder: Path | str,
         said: Iterable[tuple[bytes, bytes]] = (),
-        log: MemoryLog = LOG,
+        log: MemoryLog | None = None,
         **changes: Any,
     ) -> None:
-        self.log = log
+        self.log = LOG if log is None else log
         self.rules = replace(rules_for(folder), **changes)
         self.model, self.scores = MemoryLog(1), MemoryLog(2)
         for key, value in said:
@@ -113,6 +113,18 @@ def test_killed_anywhere_it_publishes_everything_once_and_ends_with_the_same_bit
         expected = whole.worker.loop.learner.state()
         for name, array in world.worker.loop.learner.state().items():
             assert array.tobytes() == expected[name].tobytes(), name
+
+
+def test_it_is_drained_when_all_that_is_left_waits_for_a_partition_that_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.loop.WAITING_MOST", 20)
+    log = MemoryLog(2)
+    for r in LOG.read(0, 0, 10**6):
+        log.append(0, r.key, r.value)
+    world = World(tmp_path, log=log)
+    world.drain()
+    assert log.end()[0] - world.worker._source.offsets[0] > 50
 
 
 def test_told_to_finish_it_saves_and_the_next_one_repeats_nothing(whole: World, tmp_path: Path) -> None:
