@@ -81,6 +81,7 @@ def trainer_rules(settings: Settings) -> TrainerRules:
         keep=settings.trainer.keep,
         capacity=settings.trainer.capacity,
         poll_records=settings.service.poll_records,
+        breaker=public["breaker"],
     )
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from kafka import TopicPartition, errors
@@ -27,7 +27,7 @@ BATCH_BYTES = 256 << 10
 
 
 class KafkaSource:
-    """A `Source` of some partitions of a topic, or of all.
+    """A `Pausable` source of some partitions of a topic, or of all.
 
     Parameters
     ----------
@@ -100,6 +100,10 @@ class KafkaSource:
             raise LogError(self.topic, f"expected partitions among {sorted(self._at)}, got {sorted(offsets)}")
         self._check(offsets)
         self._seek(offsets)
+
+    def pause(self, partitions: Collection[int]) -> None:
+        self._consumer.resume(*self._at.values())
+        self._consumer.pause(*(at for p, at in self._at.items() if p in partitions))
 
     def end(self) -> Offsets:
         with self._cluster.trouble(self.topic):

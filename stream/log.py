@@ -21,7 +21,7 @@ own among those that it commits.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -72,6 +72,13 @@ class Source(Protocol):
         """Behind the last committed record of each partition read, as far as is known now."""
 
     def close(self) -> None: ...
+
+
+class Pausable(Source, Protocol):
+    """A source that can leave partitions out for a while."""
+
+    def pause(self, partitions: Collection[int]) -> None:
+        """Polls pass over these partitions and no others, until told otherwise; then they go on where they were."""
 
 
 class Sink(Protocol):
@@ -259,11 +266,12 @@ class MemoryLog:
 
 
 class MemorySource:
-    """A `Source` of a `MemoryLog`."""
+    """A `Pausable` source of a `MemoryLog`."""
 
     def __init__(self, log: MemoryLog, partitions: Iterable[int]) -> None:
         self._log = log
         self._at = {log._known(p): log._start[p] for p in sorted(partitions)}
+        self._paused: frozenset[int] = frozenset()
         self._next = log._first
 
     @property
@@ -282,7 +290,9 @@ class MemorySource:
                 break
             self._next += len(step)
             for record in step:
-                if record is not None and record.offset >= at.get(record.partition, record.offset + 1):
+                if record is None or record.partition in self._paused:
+                    continue
+                if record.offset >= at.get(record.partition, record.offset + 1):
                     at[record.partition] = record.offset + 1
                     got.append(record)
         return got
@@ -293,6 +303,11 @@ class MemorySource:
         self._log._reachable(offsets)
         self._at.update(offsets)
         self._next = self._log._first  # poll passes over what lies before the offsets
+
+    def pause(self, partitions: Collection[int]) -> None:
+        if self._paused - set(partitions):
+            self._next = self._log._first
+        self._paused = frozenset(partitions)
 
     def end(self) -> Offsets:
         return {p: self._log._end[p] for p in self._at}

@@ -6,14 +6,14 @@ which its own later samples and the joiner's Ticks tell. So the same log gives t
 batches, in one process or as services.
 
 Ticks are merged in the same way, since what they say decides whether a batch is learned. One belongs before a batch if
-it was told more than a millisecond before the batch's last sample closed: then it has been read when the batch is
-complete, whatever was read first.
+it stands before one of its samples in the log, or was told more than a millisecond before its last sample closed: then
+it has been read when the batch is complete, whatever was read first, and who goes on behind a batch misses none.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -48,6 +48,18 @@ class _Lane:
     """Of its newest sample. A Tick behind it counts as no earlier."""
     ticks: deque[tuple[int, int, Tick]] = field(default_factory=deque)
     """When they count, their offsets, and themselves."""
+    cut_offset: int = 0
+    """Behind its newest sample that is in a batch."""
+    cut_ms: int = -1
+    """When that closed."""
+
+
+class _Taken(NamedTuple):
+    """A sample of the batch that is being filled."""
+
+    partition: int
+    offset: int
+    sample: Sample
 
 
 class Batcher:
@@ -61,16 +73,35 @@ class Batcher:
         A batch is full at this many.
     span_ms
         A batch holds samples of one span of event time only, so that it need not wait to be full.
+    closed_ms
+        Of the one whose batches this one goes on from.
     """
 
-    def __init__(self, partitions: Iterable[int], n_samples: int, span_ms: int) -> None:
+    def __init__(
+        self,
+        partitions: Iterable[int],
+        n_samples: int,
+        span_ms: int,
+        closed_ms: Mapping[int, int] | None = None,
+    ) -> None:
         self._lanes = {p: _Lane(deque()) for p in sorted(partitions)}
+        for p, at_ms in (closed_ms or {}).items():
+            self._lanes[p].closed_ms = self._lanes[p].cut_ms = at_ms
         self._n_samples = n_samples
         self._span_ms = span_ms
-        self._batch: list[Sample] = []
-        self._ranges: Ranges = {}
+        self._batch: list[_Taken] = []
         self._before_ms = -1
         """Ticks that count earlier than this belong before the batch that was taken last."""
+
+    @property
+    def closed_ms(self) -> dict[int, int]:
+        """When the newest sample of each partition closed that is in a batch: the Ticks to come depend on it."""
+        return {p: lane.cut_ms for p, lane in self._lanes.items()}
+
+    @property
+    def n_waiting(self) -> dict[int, int]:
+        """Samples of each partition that wait for others."""
+        return {p: len(lane.waiting) for p, lane in self._lanes.items()}
 
     def add(self, partition: int, offset: int, message: Sample | Tick) -> None:
         """Take one record of ``instep.samples``.
@@ -102,15 +133,14 @@ class Batcher:
         """The next batch and its offset ranges, if it is complete; at the ``end`` of a log, what is left."""
         while (p := self._earliest(end)) is not None:
             offset, sample = self._lanes[p].waiting[0]
-            if self._batch and self._span(sample.closed_ms) > self._span(self._batch[0].closed_ms):
+            if self._is_beyond(sample.closed_ms):
                 return self._cut()
             self._lanes[p].waiting.popleft()
-            self._batch.append(sample)
-            self._ranges[p] = (self._ranges.get(p, (offset, 0))[0], offset + 1)
+            self._batch.append(_Taken(p, offset, sample))
             if len(self._batch) == self._n_samples:
                 return self._cut()
         complete_ms = min(lane.complete_ms for lane in self._lanes.values())
-        if self._batch and (end or self._span(complete_ms + 1) > self._span(self._batch[0].closed_ms)):
+        if self._is_beyond(complete_ms + 1) or (end and self._batch):
             return self._cut()
         if not self._batch and not any(lane.waiting for lane in self._lanes.values()):
             self._before_ms = max(self._before_ms, complete_ms)
@@ -120,7 +150,7 @@ class Batcher:
         """To be asked after each `take`: Ticks that belong before its batch, or before any to come; each once."""
         found = []
         for partition, lane in self._lanes.items():
-            while lane.ticks and lane.ticks[0][0] < self._before_ms:
+            while lane.ticks and (lane.ticks[0][0] < self._before_ms or lane.ticks[0][1] < lane.cut_offset):
                 at_ms, offset, tick = lane.ticks.popleft()
                 found.append((at_ms, Told(partition, offset, tick)))
         return [told for _, told in sorted(found, key=lambda t: (t[0], t[1].partition, t[1].offset))]
@@ -138,11 +168,17 @@ class Batcher:
                     return None
         return first
 
-    def _span(self, closed_ms: int) -> int:
-        return closed_ms // self._span_ms
+    def _is_beyond(self, closed_ms: int) -> bool:
+        """Whether that is in a later span than the batch."""
+        return bool(self._batch) and (
+            closed_ms // self._span_ms > self._batch[0].sample.closed_ms // self._span_ms
+        )
 
     def _cut(self) -> tuple[list[Sample], Ranges]:
-        batch, ranges = self._batch, self._ranges
-        self._batch, self._ranges = [], {}
-        self._before_ms = batch[-1].closed_ms - 1
-        return batch, ranges
+        batch, self._batch = self._batch, []
+        ranges: Ranges = {}
+        for p, offset, sample in batch:
+            ranges[p] = (ranges.get(p, (offset, 0))[0], offset + 1)
+            self._lanes[p].cut_offset, self._lanes[p].cut_ms = offset + 1, sample.closed_ms
+        self._before_ms = batch[-1].sample.closed_ms - 1
+        return [taken.sample for taken in batch], ranges

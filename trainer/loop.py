@@ -22,7 +22,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from stream.events import Sample, Version, decode_sample
-from stream.log import Record, Sink, Source
+from stream.log import Pausable, Record, Sink
 from trainer.batch import Batch, make_batch
 from trainer.batcher import Batcher, Ranges, Told
 from trainer.canary import Canary
@@ -31,6 +31,10 @@ from trainer.learner import Learner, Predicted
 from trainer.publication import Journal, Publication, Refused, Said, encode, refusal
 
 log = logging.getLogger(__name__)
+
+WAITING_MOST = 2_048
+"""Samples of one partition that may wait for another one that is behind, before it is not read on for now: some 50 MB
+at 1,024 behaviours each. It decides nothing."""
 
 ReadBack = Callable[[int, int, int], Iterable[Record]]
 """Records of a partition, from an offset to another."""
@@ -81,6 +85,8 @@ class Standing(Struct):
     """Next Ticks to take note of, by partition."""
     gate: bytes = b""
     canary: bytes = b""
+    closed_ms: dict[int, int] = {}
+    """Of the batcher."""
 
 
 class Loop:
@@ -114,7 +120,7 @@ class Loop:
     def __init__(
         self,
         learner: Learner,
-        source: Source,
+        source: Pausable,
         model: Sink,
         offsets: dict[int, int],
         rules: LoopRules,
@@ -151,7 +157,10 @@ class Loop:
         self._on_step = on_step
         self._on_publish = on_publish
         self._now_ms = now_ms
-        self._batcher = Batcher(offsets, rules.batch_samples, rules.batch_span_ms)
+        closed_ms = self.standing.closed_ms
+        self._batcher = Batcher(offsets, rules.batch_samples, rules.batch_span_ms, closed_ms)
+        self.paused: frozenset[int] = frozenset()
+        """Partitions that are not read on for now."""
         self._expired_ms = self.at_ms
         source.seek(self.offsets)
 
@@ -181,13 +190,14 @@ class Loop:
         """Where it stands, for a checkpoint."""
         gate = b"" if self._gate is None else self._gate.state()
         canary = b"" if self._canary is None else self._canary.state()
-        return replace(self.standing, gate=gate, canary=canary)
+        return replace(self.standing, gate=gate, canary=canary, closed_ms=self._batcher.closed_ms)
 
     def poll(self, max_records: int = 512, end: bool = False) -> int:
         """Read what is there, learn the batches that it completes; returns how many records were read.
 
         ``end`` says that no more will come: what waits is learned as a last, smaller batch.
         """
+        self._pause(frozenset() if end else self._ahead())
         records = self._source.poll(max_records)
         for r in records:
             self._batcher.add(r.partition, r.offset, decode_sample(r.value))
@@ -225,6 +235,16 @@ class Loop:
         self.standing.journal, self.standing.passed_by = [], []
         return version
 
+    def _ahead(self) -> frozenset[int]:
+        """Partitions that wait for others. None that others wait for is among them: of that no sample waits."""
+        waiting, most = self._batcher.n_waiting, WAITING_MOST
+        return frozenset(p for p, n in waiting.items() if n > (most // 2 if p in self.paused else most))
+
+    def _pause(self, partitions: frozenset[int]) -> None:
+        if partitions != self.paused:
+            self._source.pause(partitions)
+            self.paused = partitions
+
     def _learn(self, samples: list[Sample], ranges: Ranges) -> None:
         standing, batch = self.standing, self._batch_of(samples)
         self.why_held = "" if self._gate is None else self._gate.why_not(samples)
@@ -254,7 +274,8 @@ class Loop:
         if due and self._canary is not None and (why := self._canary.why_not(self.learner.predict)):
             self._refuse(why)
             return
-        if due or self.said.published is None:
+        # the first of an epoch too, also when it is repeated: it empties the journal
+        if due or self.said.published in (None, self.version):
             self.publish()
         if due:  # not with the extra publication of a restart, after which the table must be the same
             self.learner.table.forget_tombstones(self.learner.n_steps)

@@ -10,10 +10,11 @@ nothing is learned twice and nothing is published twice, wherever it was killed:
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import msgspec
@@ -22,7 +23,7 @@ from msgspec import Struct
 from stream.cluster import Cluster
 from stream.events import Version
 from stream.kafka import KafkaSink, KafkaSource
-from stream.log import Record, Sink, Source
+from stream.log import Pausable, Record, Sink, Source
 from stream.metrics import Metrics
 from trainer import checkpoint
 from trainer.canary import Canary
@@ -51,6 +52,8 @@ class TrainerRules:
         Folder, or any URL that fsspec knows.
     checkpoint_ms
         Event time between checkpoints.
+    breaker
+        Settings of gate and canary.
     """
 
     config: LearnerConfig
@@ -62,6 +65,16 @@ class TrainerRules:
     capacity: int = 1 << 24
     poll_records: int = 512
     """At most so many samples a step."""
+    breaker: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def learned_with(self) -> dict[str, Any]:
+        """What may change, but not while steps that were learned with it are to be repeated: settings by their names,
+        as JSON has them."""
+        parts = {"trainer": {**asdict(self.loop), "threads": self.config.threads}, "breaker": self.breaker}
+        settings = {f"{part}.{name}": value for part, of in parts.items() for name, value in of.items()}
+        found: dict[str, Any] = json.loads(json.dumps(settings))
+        return found
 
 
 class _Place(Struct):
@@ -96,13 +109,13 @@ class TrainerWorker:
     Raises
     ------
     CheckpointError
-        If checkpoints are there but none is whole, they are of other settings or of an epoch that is over; or by
-        ``step`` if one cannot be written.
+        If checkpoints are there but none is whole, they are of other settings or of an epoch that is over; if what was
+        published since cannot be repeated; or if one cannot be written, also by ``step``.
     """
 
     def __init__(
         self,
-        source: Source,
+        source: Pausable,
         sink: Sink,
         model: Source,
         rules: TrainerRules,
@@ -135,6 +148,8 @@ class TrainerWorker:
                 f"{rules.checkpoints}: expected a checkpoint of epoch {published.epoch}, in which the model log "
                 f"is, got {found.name if found else 'none'}"
             )
+        if said.told is not None and said.told > place.version:
+            _check_repeatable(found, rules, said.told, place.samples)
         self.loop = Loop(
             learner,
             source,
@@ -154,6 +169,8 @@ class TrainerWorker:
         self._scored = [(p, s) for p, s in place.scored if said.told is None or s.version > said.told]
         self._saved = place.version if found else None
         self._saved_ms = place.standing.at_ms
+        if found is not None and found.manifest.get("learned_with") != rules.learned_with:
+            self.save()  # so that the latest one says with what all that comes behind it was learned
         log.info("trainer begins version=%s published=%s", self.loop.version, published)
 
     @property
@@ -163,8 +180,8 @@ class TrainerWorker:
 
     @property
     def drained(self) -> bool:
-        """See `Worker.drained`."""
-        return not any(self._lag().values())
+        """See `Worker.drained`. What cannot be learned before a partition that has nothing more does not count."""
+        return not any(n for p, n in self._lag().items() if p not in self.loop.paused)
 
     def step(self) -> int:
         """See `Worker.step`."""
@@ -317,8 +334,34 @@ def _latest(path: str) -> checkpoint.Checkpoint | None:
     return checkpoint.load(path) if checkpoint.names(path) else None
 
 
+def _check_repeatable(
+    found: checkpoint.Checkpoint | None, rules: TrainerRules, told: Version, samples: Mapping[int, int]
+) -> None:
+    """CheckpointError if the steps up to the Version that was told last would not come out as they did."""
+    if found is None:
+        if any(samples.values()):
+            raise checkpoint.CheckpointError(
+                f"{rules.checkpoints}: expected a checkpoint, as the model log is at {told} and the first samples are "
+                "gone, got none: name the folder that has them (trainer.checkpoints)"
+            )
+        return
+    now = rules.learned_with
+    then = found.manifest.get("learned_with", now)
+    for name in now:
+        if then.get(name) != now[name]:
+            raise checkpoint.CheckpointError(
+                f"checkpoint {found.name}: expected {name} = {then.get(name)}, with which the steps up to {told} were "
+                f"learned, got {now[name]}: start it as before, let it finish, and then change it"
+            )
+
+
 def _save(rules: TrainerRules, learner: Learner, place: _Place) -> str:
-    manifest = {"version": place.version, "settings": rules.made_with, "journal": place.standing.journal}
+    manifest = {
+        "version": place.version,
+        "settings": rules.made_with,
+        "learned_with": rules.learned_with,
+        "journal": place.standing.journal,
+    }
     blobs = {"place": msgspec.msgpack.encode(place)}
     try:
         return checkpoint.save(rules.checkpoints, learner.state(), manifest, blobs, keep=rules.keep)

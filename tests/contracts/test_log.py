@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from stream.cluster import Cluster
 from stream.kafka import KafkaSink, KafkaSource
-from stream.log import LogError, MemoryLog, Offsets, Record, Sink, Source
+from stream.log import LogError, MemoryLog, Offsets, Pausable, Record, Sink, Source
 from tests.services.servers import KafkaServer
 
 N = 3
@@ -31,7 +31,7 @@ written = st.lists(st.tuples(st.integers(0, N - 1), st.binary(max_size=4)), max_
 class Log(Protocol):
     """A log of ``N`` partitions with nothing in it, and another that its sinks know as "other"."""
 
-    def source(self, partitions: Iterable[int] | None = None) -> Source: ...
+    def source(self, partitions: Iterable[int] | None = None) -> Pausable: ...
 
     def other(self) -> Source: ...
 
@@ -48,7 +48,7 @@ class InMemory:
     def __init__(self, new: NewMemoryLog) -> None:
         self.log, self._other = new(), new()
 
-    def source(self, partitions: Iterable[int] | None = None) -> Source:
+    def source(self, partitions: Iterable[int] | None = None) -> Pausable:
         return self.log.source(partitions)
 
     def other(self) -> Source:
@@ -98,7 +98,7 @@ class OnKafka:
             self._start[name] = self._source(name, range(N)).end()
         return self
 
-    def source(self, partitions: Iterable[int] | None = None) -> Source:
+    def source(self, partitions: Iterable[int] | None = None) -> Pausable:
         return self._source("log", range(N) if partitions is None else partitions)
 
     def other(self) -> Source:
@@ -290,6 +290,28 @@ def test_a_reader_that_seeks_reads_on_from_there(
     assert source.offsets == {**was, **to}
     at = source.offsets
     assert by_partition(drain(source)) == by_partition([r for r in whole if r.offset >= at[r.partition]])
+
+
+@each_new
+@given(
+    values=written,
+    pauses=st.lists(st.tuples(st.sets(st.integers(0, N - 1)), st.integers(1, 10)), max_size=5),
+)
+def test_a_partition_that_is_paused_is_read_on_later_from_where_it_was(
+    new_log: NewLog, values: Written, pauses: list[tuple[set[int], int]]
+) -> None:
+    log = new_log()
+    write(sink := log.sink(), values)
+    sink.commit()
+    source, got = log.source(), []
+    for paused, n in pauses:
+        source.pause(paused)
+        was, read = source.offsets, source.poll(n)
+        assert not paused & {record.partition for record in read}
+        assert all(source.offsets[p] == was[p] for p in paused)
+        got += read
+    source.pause(())
+    assert values_of(got + drain(source, len(values) - len(got))) == expected(values)
 
 
 def test_a_reader_of_some_partitions_sees_no_others(new_log: NewLog) -> None:

@@ -36,10 +36,13 @@ def closing(closed_ms: int, name: str = "") -> Sample:
 
 @st.composite
 def partitions(draw: st.DrawFn) -> list[list[At]]:
-    """Up to three partitions, each in order, with offsets that jump as those of a transactional topic do."""
-    made = []
+    """Up to three partitions, each in order, with offsets that jump as those of a transactional topic do.
+
+    Under the eager policy samples close by the clock, and Ticks come behind with the watermark.
+    """
+    made, is_eager = [], draw(st.booleans())
     for p in range(draw(st.integers(1, 3))):
-        records, offset, complete_ms, closed_ms = [], 0, -1, 0
+        records, offset, complete_ms, closed_ms, told_ms = [], 0, -1, 0, 0
         for _ in range(draw(st.integers(0, 12))):
             offset += draw(st.sampled_from([1, 1, 1, 3]))
             if draw(st.booleans()):
@@ -47,9 +50,10 @@ def partitions(draw: st.DrawFn) -> list[list[At]]:
                 complete_ms = max(complete_ms, closed_ms - 1)
                 records.append(At(p, offset, closing(closed_ms, f"{p}:{offset}")))
             else:
-                complete_ms += draw(st.sampled_from([0, 1, 5, 30]))
-                records.append(At(p, offset, Tick(max(0, complete_ms))))
-                complete_ms = max(0, complete_ms)
+                told_ms = told_ms if is_eager else max(0, complete_ms)
+                told_ms += draw(st.sampled_from([0, 1, 5, 30]))
+                records.append(At(p, offset, Tick(told_ms)))
+                complete_ms = max(complete_ms, told_ms)
         made.append(records)
     return made
 
@@ -140,6 +144,14 @@ def heard(batcher: Batcher, end: bool = False) -> list[tuple[int, int] | str]:
     return found + [(t.partition, t.offset) for t in batcher.ticks()]
 
 
+def between(order: list[tuple[int, int] | str]) -> list[list[tuple[int, int]]]:
+    """The Ticks before each batch, and after the last one."""
+    parts: list[list[tuple[int, int]]] = [[]]
+    for one in order:
+        parts.append([]) if isinstance(one, str) else parts[-1].append(one)
+    return parts
+
+
 @given(partitions(), st.data())
 @settings(max_examples=300, deadline=None)
 def test_ticks_come_before_the_same_batches_however_the_log_is_polled(
@@ -158,18 +170,36 @@ def test_ticks_come_before_the_same_batches_however_the_log_is_polled(
             found += heard(batcher)
     found += heard(batcher, end=True)
 
-    def between(order: list[tuple[int, int] | str]) -> list[list[tuple[int, int]]]:
-        """The Ticks before each batch, and after the last one."""
-        parts: list[list[tuple[int, int]]] = [[]]
-        for one in order:
-            parts.append([]) if isinstance(one, str) else parts[-1].append(one)
-        return parts
-
     assert [one for one in found if isinstance(one, str)] == [one for one in expected if isinstance(one, str)]
     assert between(found)[:-1] == between(expected)[:-1]
     for p, lane in enumerate(lanes):  # each once, in the order of its partition
         offsets = [one[1] for one in found if not isinstance(one, str) and one[0] == p]
         assert offsets == [r.offset for r in lane if isinstance(r.message, Tick)][: len(offsets)]
+
+
+@given(partitions(), st.data())
+@settings(max_examples=300, deadline=None)
+def test_a_batcher_that_starts_behind_any_batch_tells_the_ticks_that_were_not_told(
+    lanes: list[list[At]], data: st.DataObject
+) -> None:
+    first = Batcher(range(len(lanes)), N_SAMPLES, SPAN_MS)
+    for record in interleaved(data, lanes):
+        first.add(*record)
+    n_done = data.draw(st.integers(0, len(oracle(r for lane in lanes for r in lane))))
+    offsets = dict.fromkeys(range(len(lanes)), 0)
+    told: set[tuple[int, int]] = set()
+    for _ in range(n_done):
+        taken = first.take(end=True)
+        assert taken is not None
+        offsets.update({p: to for p, (_, to) in taken[1].items()})
+        told.update((t.partition, t.offset) for t in first.ticks())
+    again = Batcher(offsets, N_SAMPLES, SPAN_MS, first.closed_ms)
+    left = [[r for r in lane if r.offset >= offsets[r.partition]] for lane in lanes]
+    for record in interleaved(data, left):
+        again.add(*record)
+    expected = between(heard(first, end=True))
+    found = between(heard(again, end=True))
+    assert [[t for t in part if t not in told] for part in found] == expected
 
 
 def test_ticks_with_nothing_to_learn_do_not_pile_up() -> None:

@@ -169,6 +169,35 @@ def test_the_sizes_of_polls_do_not_matter(polls: list[int]) -> None:
     assert [p.version for p in again.publications] == [p.version for p in WHOLE.publications]
 
 
+@pytest.mark.parametrize("size", [1, 7, 40])
+def test_a_partition_that_is_silent_stops_the_others_and_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    most = 10
+    monkeypatch.setattr("trainer.loop.WAITING_MOST", most)
+    log, model = MemoryLog(2), MemoryLog(1)
+    learner = Learner(CONFIG, CAPACITY)
+    loop = Loop(learner, source := log.source(), model.sink(), {0: 0, 1: 0}, RULES)
+
+    def read() -> None:
+        while loop.poll(size):
+            assert max(loop._batcher.n_waiting.values()) <= most + size
+
+    for r in LOG.read(0, 0, 10**6):
+        log.append(0, r.key, r.value)
+    read()
+    assert loop.paused == {0}
+    assert loop.version.step == 0
+    for r in LOG.read(1, 0, 10**6):
+        log.append(1, r.key, r.value)
+    read()
+    while loop.poll(size, end=True):
+        pass
+    assert source.offsets == log.end()
+    assert {k: v.tobytes() for k, v in learner.state().items()} == WHOLE.saved[-1].bits()
+    assert [p.version for p in published(model)] == [p.version for p in WHOLE.publications]
+
+
 @pytest.mark.parametrize("n", range(0, len(WHOLE.saved), 7))
 def test_a_restart_from_any_step_repeats_the_same_bits(n: int) -> None:
     again = run(start=WHOLE.saved[n], polls=[1 + n])
@@ -354,6 +383,29 @@ def test_a_restart_from_any_step_holds_the_same_batches(n: int) -> None:
         )
         assert a.bits() == b.bits()
     assert [step.why_held for step in again.steps] == [step.why_held for step in GATED.steps[n + 1 :]]
+
+
+def make_dense(lag_ms: int) -> MemoryLog:
+    """A sample every millisecond, and among them Ticks that are so far behind."""
+    log = MemoryLog(2)
+    for n, s in enumerate(make_samples(120, lengths=(0, 1, 3), n_users=30, n_items=50, every_ms=1)):
+        for p in range(2):
+            if n % (5 + 2 * p) == 0:
+                log.append(p, b"", encode_sample(Tick(s.closed_ms - lag_ms)))
+        log.append(s.user % 2, b"", encode_sample(s))
+    return log
+
+
+@pytest.mark.parametrize("lag_ms", [1, 40], ids=["window", "eager"])
+def test_a_restart_within_a_burst_hears_every_tick_before_the_same_batch(lag_ms: int) -> None:
+    log = make_dense(lag_ms)
+    whole = run(log=log, gate=Turnstile(7, 3))
+    assert {bool(step.why_held) for step in whole.steps} == {True, False}
+    for n, start in enumerate(whole.saved[:-1]):
+        again = run(log=log, start=start, polls=[1 + n], gate=Turnstile(7, 3))
+        assert [step.why_held for step in again.steps] == [step.why_held for step in whole.steps[n + 1 :]]
+        assert again.saved[-1].standing().gate == whole.saved[-1].standing().gate
+        assert again.saved[-1].bits() == whole.saved[-1].bits()
 
 
 def with_orders(orders: Mapping[int, str]) -> MemoryLog:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from stream.events import Version
 from stream.log import MemoryLog
 from stream.metrics import Metrics
 from tests.trainer.samples import CAPACITY, CONFIG, make_log, make_samples
+from tests.trainer.test_loop import mirrored
 from trainer import checkpoint, worker
 from trainer.checkpoint import CheckpointError
 from trainer.loop import LoopRules
@@ -35,14 +39,23 @@ def rules_for(folder: Path | str) -> TrainerRules:
 class World:
     """The logs around a trainer, and the trainer that runs now."""
 
-    def __init__(self, folder: Path | str) -> None:
-        self.rules = rules_for(folder)
+    def __init__(
+        self,
+        folder: Path | str,
+        said: Iterable[tuple[bytes, bytes]] = (),
+        log: MemoryLog | None = None,
+        **changes: Any,
+    ) -> None:
+        self.log = LOG if log is None else log
+        self.rules = replace(rules_for(folder), **changes)
         self.model, self.scores = MemoryLog(1), MemoryLog(2)
+        for key, value in said:
+            self.model.append(0, key, value)
         self.worker = self.start()
 
     def start(self) -> TrainerWorker:
         sink = self.model.sink({SCORES: self.scores})
-        source, model = LOG.source(), self.model.source()
+        source, model = self.log.source(), self.model.source()
         return TrainerWorker(source, sink, model, self.rules, Metrics("trainer"), now_ms=lambda: 7)
 
     def drain(self) -> None:
@@ -100,6 +113,18 @@ def test_killed_anywhere_it_publishes_everything_once_and_ends_with_the_same_bit
         expected = whole.worker.loop.learner.state()
         for name, array in world.worker.loop.learner.state().items():
             assert array.tobytes() == expected[name].tobytes(), name
+
+
+def test_it_is_drained_when_all_that_is_left_waits_for_a_partition_that_is_silent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainer.loop.WAITING_MOST", 20)
+    log = MemoryLog(2)
+    for r in LOG.read(0, 0, 10**6):
+        log.append(0, r.key, r.value)
+    world = World(tmp_path, log=log)
+    world.drain()
+    assert log.end()[0] - world.worker._source.offsets[0] > 50
 
 
 def test_told_to_finish_it_saves_and_the_next_one_repeats_nothing(whole: World, tmp_path: Path) -> None:
@@ -163,6 +188,38 @@ def test_a_rollback_begins_an_epoch_with_a_whole_publication(tmp_path: Path) -> 
     }
 
 
+@pytest.fixture(scope="module")
+def rolled_back(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """Gone back to its first checkpoint; its worker is not started again."""
+    world = World(tmp_path_factory.mktemp("rolled_back"))
+    world.drain()
+    world.worker.finish()
+    folder = world.rules.checkpoints
+    worker.rollback(world.rules, checkpoint.names(folder)[0], last_said(world.model.source()).published)
+    return world
+
+
+def begun(rolled_back: World, folder: str) -> World:
+    """A copy of it, with a worker that reads a record a step and has no checkpoint for long."""
+    shutil.copytree(rolled_back.rules.checkpoints, folder, dirs_exist_ok=True)
+    return World(folder, rolled_back.messages(), checkpoint_ms=10_000, poll_records=1)
+
+
+@given(steps=st.lists(st.integers(0, 40), min_size=1, max_size=4))
+@settings(max_examples=10, deadline=None)
+def test_killed_anywhere_in_a_new_epoch_it_publishes_the_same(rolled_back: World, steps: list[int]) -> None:
+    with TemporaryDirectory() as undisturbed, TemporaryDirectory() as folder:
+        whole, world = begun(rolled_back, undisturbed), begun(rolled_back, folder)
+        whole.drain()
+        for n in steps:
+            for _ in range(n):
+                world.worker.step()
+            world.worker = world.start()
+        world.drain()
+        assert world.messages() == whole.messages()
+        assert world.scored() == whole.scored()
+
+
 def test_a_checkpoint_of_an_epoch_that_is_over_is_refused(tmp_path: Path) -> None:
     world = World(tmp_path / "new")
     world.drain()
@@ -183,6 +240,88 @@ def test_other_settings_are_refused_by_name(tmp_path: Path) -> None:
     world.rules = replace(world.rules, made_with={"model": {"dim": 16}})
     with pytest.raises(CheckpointError, match=r"expected the same \[model\] settings"):
         world.start()
+
+
+@pytest.mark.parametrize(
+    ("name", "then", "now", "changes"),
+    [
+        ("trainer.batch_samples", 4, 8, {"loop": replace(LOOP, batch_samples=8)}),
+        ("trainer.row_ttl_ms", 24_000, 10**8, {"loop": replace(LOOP, row_ttl_ms=10**8)}),
+        ("trainer.threads", 1, 2, {"config": replace(CONFIG, threads=2)}),
+        ("breaker.mode", None, "off", {"breaker": {"mode": "off"}}),
+    ],
+)
+@pytest.mark.parametrize("checkpoint_ms", [4_000, 10**9])
+def test_what_was_published_is_repeated_with_what_it_was_learned_with_or_not_at_all(
+    whole: World,
+    tmp_path: Path,
+    checkpoint_ms: int,
+    name: str,
+    then: object,
+    now: object,
+    changes: dict[str, Any],
+) -> None:
+    world = World(tmp_path, checkpoint_ms=checkpoint_ms)
+    before = world.rules
+    while world.worker.loop.n_published < 5:
+        world.worker.step()
+    n_saved = len(checkpoint.names(tmp_path))
+    world.rules = replace(before, **changes)
+    told = world.worker.loop.said.told
+    expected = rf"checkpoint 0\.\d+: expected {name} = {then}, .* up to {told} were learned, got {now}: "
+    with pytest.raises(CheckpointError, match=expected):
+        world.start()
+    assert len(checkpoint.names(tmp_path)) == n_saved
+    world.rules = before
+    world.worker = world.start()
+    world.drain()
+    assert world.messages() == whole.messages()
+
+
+def test_a_trainer_that_has_finished_goes_on_with_other_rules_and_repeats_them_when_killed(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path)
+    for _ in range(9):
+        world.worker.step()
+    world.worker.finish()
+    before = world.rules
+    others = replace(before, loop=replace(LOOP, batch_samples=8, publish_ms=1_000), checkpoint_ms=10**9)
+    world.rules = others
+    for n in (3, 2, 1):
+        world.worker = world.start()
+        for _ in range(n):
+            world.worker.step()
+    world.rules = before
+    with pytest.raises(CheckpointError, match=r"expected trainer.batch_samples = 8,"):
+        world.start()
+    world.rules = others
+    world.worker = world.start()
+    world.drain()
+    world.worker.loop.publish()
+    rows = {key: vector for key, (_, _, vector) in mirrored(world.published()).items()}
+    table = world.worker.loop.learner.table
+    assert rows == {int(table.keys[i]): table.rows[i].tobytes() for i in np.flatnonzero(table.keys)}
+
+
+def test_without_its_checkpoint_it_repeats_what_is_there_from_the_first_sample_or_is_refused(
+    whole: World, tmp_path: Path
+) -> None:
+    world = World(tmp_path / "lost", log=make_log(SAMPLES, partitions=2))
+    for _ in range(9):
+        world.worker.step()
+    world.rules = replace(world.rules, checkpoints=str(tmp_path / "mistyped"))
+    world.worker = world.start()
+    world.drain()
+    assert world.messages() == whole.messages()
+    world.log.trim({1: 3})
+    world.rules = replace(world.rules, checkpoints=str(tmp_path / "mistyped again"))
+    told = world.worker.loop.said.told
+    with pytest.raises(
+        CheckpointError, match=rf"mistyped again: expected a checkpoint.* at {told} .*got none"
+    ):
+        world.start()
+    assert checkpoint.names(tmp_path / "mistyped again") == []
 
 
 @pytest.mark.parametrize("n_noise", [0, 1, 63, 64, 700])
