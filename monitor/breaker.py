@@ -115,7 +115,7 @@ class _Series(Struct):
 
     def is_known(self, least: int) -> bool:
         """Whether there is something to compare with."""
-        return self.n_usual >= SETTLED * STEPS and self.usual_above >= least
+        return self.n_usual >= SETTLED * STEPS and self.usual_above >= least and self.usual_below > 0
 
     def sums(self, first: int, end: int) -> tuple[float, float]:
         """Over steps ``[first, end)``."""
@@ -308,8 +308,11 @@ class Breaker:
         (loss, n), (clicked, _) = lost.sums(first, end), positives.sums(first, end)
         if clicked < self.rules.least or not positives.is_known(self.rules.least):
             return
-        now, band = loss / n / entropy(clicked / n), self.rules.bands.ne
-        usual = lost.usual_above / lost.usual_below / entropy(positives.usual_above / positives.usual_below)
+        by_chance, was = entropy(clicked / n), entropy(positives.usual_above / positives.usual_below)
+        if not by_chance or not was:  # where all is positive there is nothing to predict
+            return
+        now, band = loss / n / by_chance, self.rules.bands.ne
+        usual = lost.usual_above / lost.usual_below / was
         yield _Figure("ne", now, usual, band, band[0] * usual <= now <= band[1] * usual)
 
     def _measure(self, name: str) -> tuple[str, float]:

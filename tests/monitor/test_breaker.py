@@ -152,6 +152,24 @@ def test_predictions_that_make_no_sense_hold() -> None:
     assert "ne is" in feed.held[0][1]
 
 
+@pytest.mark.parametrize(
+    ("usually", "then", "left"),
+    [
+        (Second(10, 5, 20, 10), Second(10, 5, 20, 20), {"data.positives.click", "data.coverage.click"}),
+        (Second(10, 5, 20, 20), Second(10, 5, 20, 20), {"data.positives.click", "data.coverage.click"}),
+        (Second(0, 5, 20, 10), Second(0, 5, 20, 10), {"data.positives.click", "quality.ne.click"}),
+    ],
+    ids=["all labels are 1", "as they always were", "clicks of impressions that were never read"],
+)
+def test_what_there_is_nothing_to_compare_with_is_no_figure(
+    usually: Second, then: Second, left: set[str]
+) -> None:
+    feed = Feed(Breaker(RULES))([usually] * 900, p=0.5)
+    feed([then] * 120, p=then.clicked / then.candidates)
+    assert {band.metric for band in feed.breaker.bands()} - {"data.impressions"} == left
+    assert feed.held == []
+
+
 def test_what_is_usual_is_not_learned_while_it_holds() -> None:
     feed = Feed(Breaker(RULES))(steady(3_600, 1))
     feed(dead(steady(6 * 3_600, 2)))
