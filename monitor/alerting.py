@@ -12,7 +12,7 @@ that could have a cause waits for them, `PATIENCE` windows at most; one that no 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from monitor.alert import Alert, cleared
 from monitor.detectors import Usual
-from monitor.measures import measure_of
+from monitor.measures import measure_of, source_of
 from monitor.row import Row, Source, Value
 from monitor.rules import Rule, Rules
 from monitor.verdict import Verdict
@@ -73,7 +73,7 @@ class Track(Struct):
 
 class _Saved(Struct):
     tracks: list[Track]
-    seen: list[tuple[Source, int, int]]
+    seen: list[tuple[str, int, int]]
 
 
 class Judge:
@@ -95,7 +95,7 @@ class Judge:
         self._rules = rules
         self._causes = {rule.id: rules.causes_of(rule.id) for rule in rules}
         self._tracks: dict[str, dict[str, Track]] = {rule.id: {} for rule in rules}
-        self._seen: dict[tuple[Source, int], int] = {}
+        self._seen: dict[tuple[str, int], int] = {}
 
     def add(self, row: Row) -> Judged:
         """Judge a window, and what waited for it."""
@@ -113,6 +113,19 @@ class Judge:
         """Alerts that are raised, oldest first."""
         raised = (t.alert for t in self._all() if t.state == "raised" and t.alert is not None)
         return sorted(raised, key=lambda alert: (alert.raised_ms, alert.id))
+
+    def missed(self, told: Iterable[Alert]) -> tuple[Alert, ...]:
+        """Of the alerts that were told of, those whose windows this has judged and found nothing in: they are over.
+
+        An earlier judge raised them, under other rules or with another memory of what is usual.
+        """
+        known = {track.alert.id for track in self._all() if track.alert is not None}
+        found = []
+        for alert in told:
+            seen_ms = self._seen.get((source_of(alert.metric), alert.size_ms), 0)
+            if alert.is_open and alert.raised_ms <= seen_ms and alert.id not in known:
+                found.append(cleared(alert, seen_ms))
+        return tuple(found)
 
     def encode(self) -> bytes:
         """All that it remembers."""
