@@ -32,6 +32,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from monitor.lanes import increments
 from stream.events import Sample
 from trainer.batcher import Told
 from trainer.gate import Band
@@ -188,7 +189,7 @@ class Breaker:
             return
         step = tick.at_ms // self._step_ms
         if (before := state.read.get(told.partition)) is not None:
-            came = {name: n - before.get(name, 0) for name, n in tick.read.items()}
+            came = increments(before, tick.read)
             n_shown = came.get("impression", 0)
             self._add("events", step, n_shown, 0)  # below stand steps, see _move
             for kind in self.rules.kinds:

@@ -106,6 +106,14 @@ def test_a_feed_that_dies_holds_before_any_label_shows_it_and_until_all_that_was
     assert np.array_equal(times, np.arange(times[0], times[-1] + 1, 1_000))
 
 
+def test_a_joiner_that_begins_to_count_again_is_no_broken_feed() -> None:
+    feed = Feed(Breaker(RULES))(steady(3_600, 1))
+    for partition in (0, 1, 0):
+        feed.read[partition] = {"impression": 0, "click": 0}
+        feed(steady(200, 2))
+    assert feed.held == []
+
+
 def test_labels_that_vanish_behind_a_living_feed_hold_too() -> None:
     feed = Feed(Breaker(RULES))(steady(3_600, 1))
     feed(steady(120, 2, positives=0.0))
