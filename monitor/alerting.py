@@ -65,6 +65,8 @@ class Track(Struct):
     """``waiting``, ``raised`` or ``silent``."""
     over_ms: int | None = None
     """When the last episode ended."""
+    size_ms: int = 0
+    """Of the windows that it was judged in; 0 in a state of before this was kept."""
 
     @property
     def is_open(self) -> bool:
@@ -134,14 +136,18 @@ class Judge:
 
     @classmethod
     def decode(cls, rules: Rules, raw: bytes) -> Judge:
-        """What was encoded, under these rules; of a rule that is gone, or no longer about a metric, nothing is kept.
+        """What was encoded, under these rules; of a rule that is gone, is no longer about a metric, or is of other
+        windows, nothing is kept.
 
         msgspec.DecodeError for anything else.
         """
         saved = msgspec.msgpack.decode(raw, type=_Saved)
         judge = cls(rules)
         for track in saved.tracks:
-            if track.rule in rules and rules[track.rule].is_about(track.metric):
+            if track.rule not in rules:
+                continue
+            rule = rules[track.rule]
+            if rule.is_about(track.metric) and track.size_ms in (0, rule.size_ms):
                 judge._tracks[track.rule][track.metric] = track
         judge._seen = {(source, size): end for source, size, end in saved.seen}
         return judge
@@ -161,7 +167,9 @@ class Judge:
         """One window of one metric under one rule."""
         track = self._tracks[rule.id].get(metric)
         if track is None:
-            track = self._tracks[rule.id][metric] = Track(rule.id, metric, row.source, Usual())
+            track = self._tracks[rule.id][metric] = Track(
+                rule.id, metric, row.source, Usual(), size_ms=rule.size_ms
+            )
         now = row.values[metric]
         verdict = track.usual.judge(rule.detector, now, rule.keep, rule.adopt)
         track.judged_ms = row.end_ms
