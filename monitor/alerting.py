@@ -12,7 +12,7 @@ that could have a cause waits for them, `PATIENCE` windows at most; one that no 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -20,7 +20,7 @@ from msgspec import Struct
 
 from monitor.alert import Alert, cleared
 from monitor.detectors import Usual
-from monitor.measures import measure_of
+from monitor.measures import measure_of, source_of
 from monitor.row import Row, Source, Value
 from monitor.rules import Rule, Rules
 from monitor.verdict import Verdict
@@ -65,6 +65,8 @@ class Track(Struct):
     """``waiting``, ``raised`` or ``silent``."""
     over_ms: int | None = None
     """When the last episode ended."""
+    size_ms: int = 0
+    """Of the windows that it was judged in; 0 in a state of before this was kept."""
 
     @property
     def is_open(self) -> bool:
@@ -73,7 +75,7 @@ class Track(Struct):
 
 class _Saved(Struct):
     tracks: list[Track]
-    seen: list[tuple[Source, int, int]]
+    seen: list[tuple[str, int, int]]
 
 
 class Judge:
@@ -95,7 +97,7 @@ class Judge:
         self._rules = rules
         self._causes = {rule.id: rules.causes_of(rule.id) for rule in rules}
         self._tracks: dict[str, dict[str, Track]] = {rule.id: {} for rule in rules}
-        self._seen: dict[tuple[Source, int], int] = {}
+        self._seen: dict[tuple[str, int], int] = {}
 
     def add(self, row: Row) -> Judged:
         """Judge a window, and what waited for it."""
@@ -114,6 +116,19 @@ class Judge:
         raised = (t.alert for t in self._all() if t.state == "raised" and t.alert is not None)
         return sorted(raised, key=lambda alert: (alert.raised_ms, alert.id))
 
+    def missed(self, told: Iterable[Alert]) -> tuple[Alert, ...]:
+        """Of the alerts that were told of, those whose windows this has judged and found nothing in: they are over.
+
+        An earlier judge raised them, under other rules or with another memory of what is usual.
+        """
+        known = {track.alert.id for track in self._all() if track.alert is not None}
+        found = []
+        for alert in told:
+            seen_ms = self._seen.get((source_of(alert.metric), alert.size_ms), 0)
+            if alert.is_open and alert.raised_ms <= seen_ms and alert.id not in known:
+                found.append(cleared(alert, seen_ms))
+        return tuple(found)
+
     def encode(self) -> bytes:
         """All that it remembers."""
         seen = [(source, size, end) for (source, size), end in sorted(self._seen.items())]
@@ -121,14 +136,18 @@ class Judge:
 
     @classmethod
     def decode(cls, rules: Rules, raw: bytes) -> Judge:
-        """What was encoded, under these rules; of a rule that is gone, or no longer about a metric, nothing is kept.
+        """What was encoded, under these rules; of a rule that is gone, is no longer about a metric, or is of other
+        windows, nothing is kept.
 
         msgspec.DecodeError for anything else.
         """
         saved = msgspec.msgpack.decode(raw, type=_Saved)
         judge = cls(rules)
         for track in saved.tracks:
-            if track.rule in rules and rules[track.rule].is_about(track.metric):
+            if track.rule not in rules:
+                continue
+            rule = rules[track.rule]
+            if rule.is_about(track.metric) and track.size_ms in (0, rule.size_ms):
                 judge._tracks[track.rule][track.metric] = track
         judge._seen = {(source, size): end for source, size, end in saved.seen}
         return judge
@@ -148,7 +167,9 @@ class Judge:
         """One window of one metric under one rule."""
         track = self._tracks[rule.id].get(metric)
         if track is None:
-            track = self._tracks[rule.id][metric] = Track(rule.id, metric, row.source, Usual())
+            track = self._tracks[rule.id][metric] = Track(
+                rule.id, metric, row.source, Usual(), size_ms=rule.size_ms
+            )
         now = row.values[metric]
         verdict = track.usual.judge(rule.detector, now, rule.keep, rule.adopt)
         track.judged_ms = row.end_ms

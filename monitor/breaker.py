@@ -32,6 +32,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from monitor.lanes import increments
 from stream.events import Sample
 from trainer.batcher import Told
 from trainer.gate import Band
@@ -115,7 +116,7 @@ class _Series(Struct):
 
     def is_known(self, least: int) -> bool:
         """Whether there is something to compare with."""
-        return self.n_usual >= SETTLED * STEPS and self.usual_above >= least
+        return self.n_usual >= SETTLED * STEPS and self.usual_above >= least and self.usual_below > 0
 
     def sums(self, first: int, end: int) -> tuple[float, float]:
         """Over steps ``[first, end)``."""
@@ -188,7 +189,7 @@ class Breaker:
             return
         step = tick.at_ms // self._step_ms
         if (before := state.read.get(told.partition)) is not None:
-            came = {name: n - before.get(name, 0) for name, n in tick.read.items()}
+            came = increments(before, tick.read)
             n_shown = came.get("impression", 0)
             self._add("events", step, n_shown, 0)  # below stand steps, see _move
             for kind in self.rules.kinds:
@@ -308,8 +309,11 @@ class Breaker:
         (loss, n), (clicked, _) = lost.sums(first, end), positives.sums(first, end)
         if clicked < self.rules.least or not positives.is_known(self.rules.least):
             return
-        now, band = loss / n / entropy(clicked / n), self.rules.bands.ne
-        usual = lost.usual_above / lost.usual_below / entropy(positives.usual_above / positives.usual_below)
+        by_chance, was = entropy(clicked / n), entropy(positives.usual_above / positives.usual_below)
+        if not by_chance or not was:  # where all is positive there is nothing to predict
+            return
+        now, band = loss / n / by_chance, self.rules.bands.ne
+        usual = lost.usual_above / lost.usual_below / was
         yield _Figure("ne", now, usual, band, band[0] * usual <= now <= band[1] * usual)
 
     def _measure(self, name: str) -> tuple[str, float]:

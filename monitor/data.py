@@ -6,6 +6,7 @@ before it belongs to the window of the Tick's time. So they are there while trai
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from sys import intern
 
@@ -25,6 +26,8 @@ from monitor.tally import Ints, Packed, Tally
 from monitor.windows import Reference
 from stream.events import Sample
 from trainer.batch import boundaries
+
+log = logging.getLogger(__name__)
 
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 """Times an item's key, before a feature's is laid over it."""
@@ -131,6 +134,8 @@ class DataWindow:
         """The minute is complete: settle which keys were new in it. Gives out the slates with their histories."""
         for name, counts in self.keys.items():
             self.tally.add(f"unseen.{name}", np.array(known.seen[name].unseen(counts, minute)))
+            if known.seen[name].close(minute):
+                log.warning("too many keys were seen to say any longer which are new field=%s", name)
         self.keys = {}
         searched, self.searched = self.searched, []
         return searched

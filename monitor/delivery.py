@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 
-from monitor.alert import SEVERITIES, Alert, cleared
+from monitor.alert import SEVERITIES, Alert
 from monitor.alerting import Judged
 from monitor.record import AlertRecord
 from monitor.rules import Rule
@@ -49,20 +49,8 @@ class Delivery:
             self._count_open()
         return news
 
-    def resume(self, open_alerts: Sequence[Alert], at_ms: int) -> None:
-        """After a restart: what the record holds as raised by then, and the judge does not know of, is over.
-
-        Parameters
-        ----------
-        open_alerts
-            Of the judge, as it was restored.
-        at_ms
-            Event time at which it goes on; what was raised later it will find again.
-        """
-        known = {alert.id for alert in open_alerts}
-        for alert in self.record.alerts:
-            if alert.is_open and alert.id not in known and alert.raised_ms <= at_ms:
-                self._pass_on(cleared(alert, at_ms))
+    def resume(self, open_alerts: Sequence[Alert]) -> None:
+        """After a restart: what the judge holds as raised was told of, whether it could be recorded or not."""
         for alert in open_alerts:
             self.record.add(alert)
         self._count_open()

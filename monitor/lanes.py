@@ -59,11 +59,8 @@ class SampleLane(Struct):
             self.scored(at_ms, 1)
 
     def since_last(self, tick: Tick) -> tuple[dict[str, int], dict[str, int]]:
-        """What the joiner read, and what became of it, since the Tick before; nothing by the first one.
-
-        Where a count has gone down the joiner has begun again, and what it tells is no difference.
-        """
-        read, counts = _increments(self.read, tick.read), _increments(self.counts, tick.counts)
+        """What the joiner read, and what became of it, since the Tick before; nothing by the first one."""
+        read, counts = increments(self.read, tick.read), increments(self.counts, tick.counts)
         if tick.read:
             self.read = dict(tick.read)
         if tick.counts:
@@ -124,7 +121,14 @@ class ScoreLane(Struct):
         return is_new
 
 
-def _increments(before: dict[str, int], now: dict[str, int]) -> dict[str, int]:
+def increments(before: dict[str, int], now: dict[str, int]) -> dict[str, int]:
+    """How far the counts of a joiner have grown, by name; nothing where one has gone down, since it has begun again.
+
+    >>> increments({"impression": 7, "click": 2}, {"impression": 9, "click": 2})
+    {'impression': 2, 'click': 0}
+    >>> increments({"impression": 7, "click": 2}, {"impression": 9, "click": 1})
+    {}
+    """
     if not before or any(now.get(name, 0) < n for name, n in before.items() if name != "pending"):
         return {}
     return {name: n - before.get(name, 0) for name, n in now.items() if name != "pending"}

@@ -145,6 +145,12 @@ MEASURES: tuple[Measure, ...] = (
 _BY_NAME = {measure.name: measure for measure in MEASURES}
 
 
+def source_of(name: str) -> str:
+    """The source of the windows that have a value of this name."""
+    panel = name.partition(".")[0]
+    return "quality" if panel == "slices" else panel
+
+
 def measure_of(name: str) -> Measure:
     """What a value's name means.
 

@@ -19,7 +19,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
-from monitor.alerting import Judge
+from monitor.alerting import Judge, Judged
 from monitor.board import Board, Stage, Status
 from monitor.delivery import Delivery
 from monitor.row import Row
@@ -126,7 +126,9 @@ class Monitor:
         """Judge, show and tell of the windows that have closed; which these were."""
         closed = [self.board.add(row) for row in self._watch.take()]
         for row in closed:
-            for alert in self._delivery.tell(self._judge.add(row)):
+            news = self._delivery.tell(self._judge.add(row))
+            news += self._delivery.tell(Judged(cleared=self._judge.missed(self._delivery.record.alerts)))
+            for alert in news:
                 self.board.put(alert)
         return closed
 
@@ -169,7 +171,7 @@ class Monitor:
     def _begin(self, state: bytes | None) -> None:
         if state is None or not self._restore(state):
             self._watch, self._judge, self._standing = Watch(self._rules), Judge(self._judged_by), Standing()
-        self._delivery.resume(self._judge.open, self._watch.at_ms or 0)
+        self._delivery.resume(self._judge.open)
         for alert in self._delivery.record.alerts:
             self.board.put(alert)
 

@@ -138,7 +138,10 @@ class QualityWindow:
         side = side.reshape(len(shown), -1)
         if ages:
             for field, keys in (("item", items[:, 0]), ("user", side[slate, 0])):
-                old = known.seen[field].before(keys, minute - NEW_MINUTES)
+                seen, since = known.seen[field], minute - NEW_MINUTES
+                if seen.is_full(since):
+                    continue
+                old = seen.before(keys, since)
                 self.slices.add(f"{field}_age", old.astype(np.int64), p, y)
         head = known.popular.head(items[:, 0], minute * MINUTE_MS)
         if head is not None:

@@ -38,6 +38,7 @@ class SeenState(Struct, array_like=True):
 
     base: int
     cells: bytes
+    full_from: int | None = None
 
 
 class Seen:
@@ -47,6 +48,7 @@ class Seen:
         self._cells: Cells = np.zeros(cells, np.uint16)
         self._base = -1  # the minute before that of cells that hold 1
         self._n_used = 0
+        self._full_from: int | None = None
 
     def add(self, keys: NDArray[np.uint64], minute: int) -> None:
         """Keys ``[n]`` were there in this minute."""
@@ -59,6 +61,21 @@ class Seen:
     def before(self, keys: NDArray[np.uint64], minute: int) -> NDArray[np.bool_]:
         """Whether each key was seen before this minute. It stays so whatever is added of this minute and later."""
         return _before(self._cells, np.ascontiguousarray(keys), minute - self._base)
+
+    def close(self, minute: int) -> bool:
+        """All of this minute, and of those before, was added; whether the filter is full from here on."""
+        if self._full_from is not None or self.fill <= FULL:
+            return False
+        # what was read ahead of this minute does not count, so that it is no matter how far that was
+        n_used = int(((self._cells > 0) & (self._cells <= minute - self._base)).sum())
+        if n_used <= FULL * len(self._cells):
+            return False
+        self._full_from = minute + 1
+        return True
+
+    def is_full(self, minute: int) -> bool:
+        """Whether so much was seen before this minute that most keys read as known."""
+        return self._full_from is not None and minute >= self._full_from
 
     @property
     def fill(self) -> float:
@@ -78,7 +95,7 @@ class Seen:
 
     def encode(self) -> SeenState:
         """All of it."""
-        return SeenState(self._base, compress(self._cells.tobytes(), 1))
+        return SeenState(self._base, compress(self._cells.tobytes(), 1), self._full_from)
 
     @classmethod
     def decode(cls, state: SeenState) -> Seen:
@@ -86,6 +103,7 @@ class Seen:
         seen = cls(0)
         seen._cells = np.frombuffer(decompress(state.cells), np.uint16).copy()
         seen._base, seen._n_used = state.base, int((seen._cells > 0).sum())
+        seen._full_from = state.full_from
         return seen
 
 

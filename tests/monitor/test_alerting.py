@@ -159,6 +159,18 @@ def test_an_alert_that_is_over_before_it_is_decided_is_told_all_the_same() -> No
     assert (found.raised[0].cleared_ms, found.cleared[0].cleared_ms) == (None, 3 * MINUTE)
 
 
+def test_what_was_judged_in_windows_of_another_size_is_forgotten() -> None:
+    judge = Judge(TWO)
+    judged(judge, [late(0, 0), held(0, 0), held(1, 2)])
+    ten = 10 * MINUTE
+    longer = Rules([CAUSE, rule("effect", "quality.held", size_ms=ten)])
+    again = Judge.decode(longer, judge.encode())
+    assert again.add(held(2, 2)) == again.add(late(1, 0)) == Judged()
+    again.add(Row("quality", ten, 0, {"quality.held": Value(2.0, 1_000)}))
+    found = judged(again, [late(n, 0) for n in range(2, 11)])
+    assert [(a.id, a.size_ms) for each in found for a in each.raised] == [("effect:quality.held:0", ten)]
+
+
 def test_what_is_not_judged_for_long_is_over() -> None:
     judge = Judge(Rules([rule("gone", "data.late", adopt=5)]))
     judged(judge, [late(0, 2)])

@@ -106,6 +106,14 @@ def test_a_feed_that_dies_holds_before_any_label_shows_it_and_until_all_that_was
     assert np.array_equal(times, np.arange(times[0], times[-1] + 1, 1_000))
 
 
+def test_a_joiner_that_begins_to_count_again_is_no_broken_feed() -> None:
+    feed = Feed(Breaker(RULES))(steady(3_600, 1))
+    for partition in (0, 1, 0):
+        feed.read[partition] = {"impression": 0, "click": 0}
+        feed(steady(200, 2))
+    assert feed.held == []
+
+
 def test_labels_that_vanish_behind_a_living_feed_hold_too() -> None:
     feed = Feed(Breaker(RULES))(steady(3_600, 1))
     feed(steady(120, 2, positives=0.0))
@@ -150,6 +158,24 @@ def test_predictions_that_make_no_sense_hold() -> None:
     assert feed.held == []
     feed(steady(120, 2), p=0.6)
     assert "ne is" in feed.held[0][1]
+
+
+@pytest.mark.parametrize(
+    ("usually", "then", "left"),
+    [
+        (Second(10, 5, 20, 10), Second(10, 5, 20, 20), {"data.positives.click", "data.coverage.click"}),
+        (Second(10, 5, 20, 20), Second(10, 5, 20, 20), {"data.positives.click", "data.coverage.click"}),
+        (Second(0, 5, 20, 10), Second(0, 5, 20, 10), {"data.positives.click", "quality.ne.click"}),
+    ],
+    ids=["all labels are 1", "as they always were", "clicks of impressions that were never read"],
+)
+def test_what_there_is_nothing_to_compare_with_is_no_figure(
+    usually: Second, then: Second, left: set[str]
+) -> None:
+    feed = Feed(Breaker(RULES))([usually] * 900, p=0.5)
+    feed([then] * 120, p=then.clicked / then.candidates)
+    assert {band.metric for band in feed.breaker.bands()} - {"data.impressions"} == left
+    assert feed.held == []
 
 
 def test_what_is_usual_is_not_learned_while_it_holds() -> None:

@@ -89,6 +89,22 @@ def test_the_share_of_unseen_keys_is_right_in_a_filter_that_fills() -> None:
     assert new / n / (1 - fill**3) == pytest.approx(1 / 3, rel=0.1)
 
 
+def test_a_filter_is_full_from_the_same_minute_on_however_far_was_read_ahead() -> None:
+    keys = [some(700) for _ in range(12)]
+    found = []
+    for ahead in (0, 1, 5):
+        seen, full = Seen(1 << 12), []
+        for minute in range(12 + ahead):
+            if minute < 12:
+                seen.add(keys[minute], 28_000_000 + minute)
+            if minute >= ahead and seen.close(28_000_000 + minute - ahead):
+                full.append(minute - ahead)
+            seen = Seen.decode(seen.encode())
+        found.append(full)
+        assert [seen.is_full(28_000_000 + m) for m in range(12)] == [m > full[0] for m in range(12)]
+    assert found == [[4]] * 3
+
+
 def test_half_of_what_is_shown_is_the_head() -> None:
     items = some(1_000)
     weight = 1 / np.arange(1, 1_001)
