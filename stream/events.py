@@ -163,6 +163,9 @@ _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 _packer = msgspec.msgpack.Encoder()
 _unpacker: msgspec.msgpack.Decoder[Sample | Tick] = msgspec.msgpack.Decoder(Sample | Tick)
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises for bytes of which no message can be made; the last if they are nested too deeply."""
+
 
 def encode_event(event: Event) -> bytes:
     """One line of JSON, without the newline."""
@@ -180,7 +183,7 @@ def decode_event(raw: bytes) -> Event:
     """
     try:
         event = _decoder.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
+    except UNREADABLE as e:
         raise BadEvent(str(e)) from None
     if event.schema != SCHEMA:
         raise BadEvent(f"Expected schema {SCHEMA}, got {event.schema} - at `$.schema`", "schema")
