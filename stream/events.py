@@ -102,7 +102,8 @@ class Tick(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="tick"
     order: str = ""
     """What a person wants of the trainer from here on, see `trainer.gate`; empty where nothing."""
     read: dict[str, int] = {}
-    """The joiner's: impressions (``impression``) and, by kind, actions on impressions read in the partition so far."""
+    """The joiner's, of the partition so far: impressions (``impression``) and, by kind, actions on impressions that set
+    a label or added a behaviour; each once, however often it came."""
     counts: dict[str, int] = {}
     """The joiner's: what became of the partition's records so far, see `stream.join.Joiner.counts`."""
     schema: int = SCHEMA

@@ -11,8 +11,9 @@ sequence cannot change any more then, whatever comes, so they do not depend on h
 Samples leave in the order of ``closed_ms``, then of their impressions' offsets. Where the watermark enters
 another ``tick_ms`` a Tick with the watermark follows: every sample after it has a greater ``closed_ms``, and
 under the policy ``window`` none before it has. It also says what was read from the partition so far, as of the clock,
-which is ahead of every label that depends on it: a feed of clicks that died shows there first. A Tick that brings an
-order is passed on in its place, whatever the watermark.
+which is ahead of every label that depends on it: a feed of clicks that died shows there first. What comes twice is
+counted once there, as it is learned once. A Tick that brings an order is passed on in its place, whatever the
+watermark.
 
 The state is kept outside under keys of bytes, which serve as keys of a compacted topic::
 
@@ -264,8 +265,6 @@ class Joiner:
         keys = self.fields.item_keys(event.item, event.features)
         self._advance(event.at_ms, offset, out)
         impression = event.impression if event.kind in self._column else None
-        if impression is not None:
-            self._read[event.kind] += 1
         extends = event.kind in self.rules.history_kinds
         if impression is None and not extends:
             self._counts["orphan.kind"] += 1
@@ -277,6 +276,7 @@ class Joiner:
         if impression is None:
             self._counts["used.history" if is_new else "duplicate.action"] += 1
             return
+        self._read[event.kind] += is_new
         action = Waiting(event.kind, keys[0], event.at_ms, is_new)
         if (opened := user.open.get(impression)) is not None:
             self._settle(user, opened, action, offset, out)
@@ -298,6 +298,7 @@ class Joiner:
         is_in_time = opened.at_ms <= action.at_ms <= opened.at_ms + self.rules.windows[action.kind]
         if places and is_in_time and not opened.labels[places[0] * opened.n_kinds + kind]:
             outcome = "used.label"
+            self._read[action.kind] += not action.is_new  # which was counted when it came
             for i in places:
                 opened.labels[i * opened.n_kinds + kind] = 1
                 if self.rules.policy == "eager":
