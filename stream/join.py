@@ -32,8 +32,10 @@ from struct import Struct as Layout
 from typing import Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
+from stream.dead import Dead as Dead
+from stream.dead import Recent
 from stream.events import Action, BadEvent, Impression, Origin, Sample, Tick, decode_event, key_of
 from stream.fields import Fields
 from stream.log import Record
@@ -89,16 +91,6 @@ class JoinRules:
                 raise ValueError(f"{name}: expected at least {low}, got {value}")
 
 
-class Dead(Struct, frozen=True, tag_field="type", tag="dead"):
-    """A record that cannot be used: why, where it came from, and its bytes."""
-
-    reason: str
-    detail: str
-    partition: int
-    offset: int
-    value: bytes
-
-
 Output = Sample | Tick | Dead
 
 
@@ -113,6 +105,7 @@ class _PartitionState(Struct, array_like=True):
     next_offset: int
     counts: dict[str, int]
     read: dict[str, int] = {}
+    recent: Recent = field(default_factory=Recent)
 
 
 _NUMBER = Layout(">I")
@@ -162,6 +155,8 @@ class Joiner:
         self.watermark_ms = self.clock_ms - rules.lateness_ms - 1
         """Event time up to and including which everything is complete."""
         self.next_offset = 0
+        self.recent = Recent()
+        """Records that could not be used, and among how many."""
         self._longest_ms = max(rules.windows.values())
         self._column = {kind: k for k, kind in enumerate(rules.windows)}
         self._counts = Counter({"in": 0, "pending": 0})
@@ -181,11 +176,6 @@ class Joiner:
     def n_in(self) -> int:
         """Records taken in."""
         return self._counts["in"]
-
-    @property
-    def n_dead(self) -> int:
-        """Records that could not be used."""
-        return sum(n for name, n in self._counts.items() if name.startswith("dead."))
 
     @property
     def counts(self) -> dict[str, int]:
@@ -232,6 +222,7 @@ class Joiner:
                 self._impression(event, record.offset, out)
         except BadEvent as e:
             self._counts[f"dead.{e.reason}"] += 1
+            self.recent.add(self.n_in)
             out.append(Dead(e.reason, str(e), self.partition, record.offset, record.value))
         return out
 
@@ -413,6 +404,7 @@ class Joiner:
         joiner.watermark_ms = max(kept.watermark_ms, joiner.clock_ms - rules.lateness_ms - 1)
         joiner._counts.update(kept.counts)
         joiner._read.update(kept.read)
+        joiner.recent = kept.recent
         for name, (head, blocks) in _by_user(state).items():
             user = joiner._users[name] = joiner._new_user(name)
             user.load(head, blocks)
@@ -430,4 +422,5 @@ class Joiner:
 
     def _encode(self) -> bytes:
         clock = (self.clock_ms, self.watermark_ms, self.next_offset)
-        return msgspec.msgpack.encode(_PartitionState(self._joined_as, *clock, self.counts, dict(self._read)))
+        kept = _PartitionState(self._joined_as, *clock, self.counts, dict(self._read), self.recent)
+        return msgspec.msgpack.encode(kept)
