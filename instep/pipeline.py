@@ -14,17 +14,17 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from msgspec import Struct
+from msgspec import Struct, field
 
 from indexer.index import MemoryIndex
 from indexer.refresh import refresh
 from instep.settings import Settings
 from monitor.monitor import Monitor
 from monitor.watch import Watch
+from stream.dead import Dead, Recent, check_dead
 from stream.dead import TooManyDeadError as TooManyDeadError
-from stream.dead import check_dead
 from stream.events import Version, decode_sample, encode_sample
-from stream.join import Dead, Joiner
+from stream.join import Joiner
 from stream.log import MemoryLog, Offsets, Record, Source
 from trainer import checkpoint
 from trainer.learner import Learner
@@ -52,6 +52,7 @@ class _Saved(Struct):
     """State of the watch. A batch is learned when every partition has passed it, so nothing waits to be seen; but of a
     log that ends earlier in some partitions, and then one that goes on with it watches anew."""
     n_scored: dict[int, int] = {}
+    recent: Recent = field(default_factory=Recent)
 
 
 class Pipeline:
@@ -116,6 +117,7 @@ class Pipeline:
             self.notes = found.manifest.get("notes", {})
             self.resumed_at = saved.version
         self.n_candidates = saved.n_candidates
+        self._recent = saved.recent
         self.loop = Loop(
             self.learner,
             self.samples.source(),
@@ -211,6 +213,7 @@ class Pipeline:
             said=self.loop.said,
             watched=self._watch.state() if self._watch is not None and not self._watch.ahead else None,
             n_scored=self._n_scored,
+            recent=self._recent,
         )
         joiners = {p: joiner.snapshot() for p, joiner in self.joiners.items()}
         blobs = {"place": msgspec.msgpack.encode(saved), "joiners": msgspec.msgpack.encode(joiners)}
@@ -256,8 +259,9 @@ class Pipeline:
     def _bury(self, dead: Dead) -> None:
         self.dead[dead.reason] += 1
         self.last_dead = dead
-        n_in = sum(joiner.n_in for joiner in self.joiners.values())
-        check_dead(dead, self.dead.total(), n_in, self.settings.stream.max_dead)
+        # of the log as a whole: what of a file has no user lies in partition 0, the rest in all of them
+        self._recent.add(sum(joiner.n_in for joiner in self.joiners.values()))
+        check_dead(dead, self._recent, self.settings.stream.max_dead)
 
     def _stepped(self, step: Step) -> None:
         self.n_candidates += step.batch.n_candidates

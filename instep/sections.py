@@ -30,7 +30,7 @@ class StreamSettings(Struct, frozen=True, forbid_unknown_fields=True):
     history_kinds: tuple[str, ...] = ("click",)
     """Action kinds that become behaviours."""
     max_dead: Annotated[float, Meta(gt=0, le=1)] = 0.2
-    """The share of unusable records above which the loop stops."""
+    """The share of unusable records above which the loop stops; see `stream.dead`."""
 
 
 class ModelSettings(Struct, frozen=True, forbid_unknown_fields=True):

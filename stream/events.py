@@ -106,7 +106,8 @@ class Tick(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="tick"
     order: str = ""
     """What a person wants of the trainer from here on, see `trainer.gate`; empty where nothing."""
     read: dict[str, int] = {}
-    """The joiner's: impressions (``impression``) and, by kind, actions on impressions read in the partition so far."""
+    """The joiner's, of the partition so far: impressions (``impression``) and, by kind, actions on impressions that set
+    a label or added a behaviour; each once, however often it came."""
     counts: dict[str, int] = {}
     """The joiner's: what became of the partition's records so far, see `stream.join.Joiner.counts`."""
     schema: int = SCHEMA
@@ -167,6 +168,9 @@ _decoder: msgspec.json.Decoder[Event] = msgspec.json.Decoder(Event)
 _packer = msgspec.msgpack.Encoder()
 _unpacker: msgspec.msgpack.Decoder[Sample | Tick] = msgspec.msgpack.Decoder(Sample | Tick)
 
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What decoding raises for bytes of which no message can be made; the last if they are nested too deeply."""
+
 
 def encode_event(event: Event) -> bytes:
     """One line of JSON, without the newline."""
@@ -184,7 +188,7 @@ def decode_event(raw: bytes) -> Event:
     """
     try:
         event = _decoder.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
+    except UNREADABLE as e:
         raise BadEvent(str(e)) from None
     if event.schema != SCHEMA:
         raise BadEvent(f"Expected schema {SCHEMA}, got {event.schema} - at `$.schema`", "schema")

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from msgspec import Struct
 
-from stream.events import AtMs, BadEvent, Event, decode_event, encode_event
+from stream.events import UNREADABLE, AtMs, BadEvent, Event, decode_event, encode_event
 from stream.log import LogError, Offsets, Record
 from stream.partition import partition_of
 
@@ -191,7 +191,7 @@ def _destination(line: bytes, n_partitions: int) -> tuple[bytes, Iterable[int]]:
         if head.type == "tick":
             decode_event(line)
             return b"", range(n_partitions)
-    except (msgspec.DecodeError, UnicodeDecodeError, BadEvent):
+    except (*UNREADABLE, BadEvent):
         return b"", (0,)
     return head.user.encode(), (partition_of(head.user, n_partitions) if head.user else 0,)
 
@@ -292,6 +292,6 @@ def _write_parquet(path: Path, lines: Iterator[bytes]) -> int:
 def _row(line: bytes) -> tuple[str | None, str | None, int | None, str]:
     try:
         row = _decode_row(line)
-    except msgspec.DecodeError:
+    except UNREADABLE:
         return None, None, None, line.decode()
     return row.type, row.user or None, row.at_ms, line.decode()

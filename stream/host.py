@@ -7,9 +7,10 @@ from collections.abc import Iterable
 
 import msgspec
 
+from stream.dead import Dead, check_dead
 from stream.events import Sample, encode_sample
 from stream.history import digest
-from stream.join import Dead, Joiner
+from stream.join import Joiner
 from stream.log import Record, Sink, Source
 
 SAMPLES, STATE, DEAD = "samples", "joiner", "dead"
@@ -20,27 +21,32 @@ READ_BACK = 20_000
 
 
 class Host:
-    """The Joiner of a partition and where its outputs go."""
+    """The Joiner of a partition, where its outputs go, and how much of it may be unusable; see `stream.dead`."""
 
-    def __init__(self, joiner: Joiner, sink: Sink) -> None:
+    def __init__(self, joiner: Joiner, sink: Sink, max_dead: float) -> None:
         self.joiner = joiner
         self.sink = sink
-        self.last_dead: Dead | None = None
+        self.max_dead = max_dead
         self.told = Counter(joiner.counts)
         self.written: dict[str, tuple[int, int]] = {}
         self.skew: Counter[str] = Counter()
         """Samples whose behaviours are the ``same`` as their impression was scored with, and ``other`` ones."""
 
     def join(self, records: Iterable[Record]) -> None:
-        """Put what becomes of these records into a transaction, with where that leaves the joiner."""
+        """Put what becomes of these records into a transaction, with where that leaves the joiner.
+
+        Raises
+        ------
+        TooManyDeadError
+            At the same record of the partition, however they are polled.
+        """
         write, apply = self.sink.write, self.joiner.apply
         partition = self.joiner.partition
-        self.last_dead = None
         n_samples = n_sample_bytes = 0
         for record in records:
             for out in apply(record):
                 if isinstance(out, Dead):
-                    self.last_dead = out
+                    check_dead(out, self.joiner.recent, self.max_dead)
                     self._write(record.key, msgspec.json.encode(out), DEAD)
                 else:
                     value = encode_sample(out)

@@ -11,8 +11,9 @@ sequence cannot change any more then, whatever comes, so they do not depend on h
 Samples leave in the order of ``closed_ms``, then of their impressions' offsets. Where the watermark enters
 another ``tick_ms`` a Tick with the watermark follows: every sample after it has a greater ``closed_ms``, and
 under the policy ``window`` none before it has. It also says what was read from the partition so far, as of the clock,
-which is ahead of every label that depends on it: a feed of clicks that died shows there first. A Tick that brings an
-order is passed on in its place, whatever the watermark.
+which is ahead of every label that depends on it: a feed of clicks that died shows there first. What comes twice is
+counted once there, as it is learned once. A Tick that brings an order is passed on in its place, whatever the
+watermark.
 
 The state is kept outside under keys of bytes, which serve as keys of a compacted topic::
 
@@ -31,8 +32,10 @@ from struct import Struct as Layout
 from typing import Literal
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
+from stream.dead import Dead as Dead
+from stream.dead import Recent
 from stream.events import Action, BadEvent, Impression, Origin, Sample, Tick, decode_event, key_of
 from stream.fields import Fields
 from stream.log import Record
@@ -88,16 +91,6 @@ class JoinRules:
                 raise ValueError(f"{name}: expected at least {low}, got {value}")
 
 
-class Dead(Struct, frozen=True, tag_field="type", tag="dead"):
-    """A record that cannot be used: why, where it came from, and its bytes."""
-
-    reason: str
-    detail: str
-    partition: int
-    offset: int
-    value: bytes
-
-
 Output = Sample | Tick | Dead
 
 
@@ -112,6 +105,7 @@ class _PartitionState(Struct, array_like=True):
     next_offset: int
     counts: dict[str, int]
     read: dict[str, int] = {}
+    recent: Recent = field(default_factory=Recent)
 
 
 _NUMBER = Layout(">I")
@@ -161,6 +155,8 @@ class Joiner:
         self.watermark_ms = self.clock_ms - rules.lateness_ms - 1
         """Event time up to and including which everything is complete."""
         self.next_offset = 0
+        self.recent = Recent()
+        """Records that could not be used, and among how many."""
         self._longest_ms = max(rules.windows.values())
         self._column = {kind: k for k, kind in enumerate(rules.windows)}
         self._counts = Counter({"in": 0, "pending": 0})
@@ -180,11 +176,6 @@ class Joiner:
     def n_in(self) -> int:
         """Records taken in."""
         return self._counts["in"]
-
-    @property
-    def n_dead(self) -> int:
-        """Records that could not be used."""
-        return sum(n for name, n in self._counts.items() if name.startswith("dead."))
 
     @property
     def counts(self) -> dict[str, int]:
@@ -231,6 +222,7 @@ class Joiner:
                 self._impression(event, record.offset, out)
         except BadEvent as e:
             self._counts[f"dead.{e.reason}"] += 1
+            self.recent.add(self.n_in)
             out.append(Dead(e.reason, str(e), self.partition, record.offset, record.value))
         return out
 
@@ -264,8 +256,6 @@ class Joiner:
         keys = self.fields.item_keys(event.item, event.features)
         self._advance(event.at_ms, offset, out)
         impression = event.impression if event.kind in self._column else None
-        if impression is not None:
-            self._read[event.kind] += 1
         extends = event.kind in self.rules.history_kinds
         if impression is None and not extends:
             self._counts["orphan.kind"] += 1
@@ -277,6 +267,7 @@ class Joiner:
         if impression is None:
             self._counts["used.history" if is_new else "duplicate.action"] += 1
             return
+        self._read[event.kind] += is_new
         action = Waiting(event.kind, keys[0], event.at_ms, is_new)
         if (opened := user.open.get(impression)) is not None:
             self._settle(user, opened, action, offset, out)
@@ -298,6 +289,7 @@ class Joiner:
         is_in_time = opened.at_ms <= action.at_ms <= opened.at_ms + self.rules.windows[action.kind]
         if places and is_in_time and not opened.labels[places[0] * opened.n_kinds + kind]:
             outcome = "used.label"
+            self._read[action.kind] += not action.is_new  # which was counted when it came
             for i in places:
                 opened.labels[i * opened.n_kinds + kind] = 1
                 if self.rules.policy == "eager":
@@ -412,6 +404,7 @@ class Joiner:
         joiner.watermark_ms = max(kept.watermark_ms, joiner.clock_ms - rules.lateness_ms - 1)
         joiner._counts.update(kept.counts)
         joiner._read.update(kept.read)
+        joiner.recent = kept.recent
         for name, (head, blocks) in _by_user(state).items():
             user = joiner._users[name] = joiner._new_user(name)
             user.load(head, blocks)
@@ -429,4 +422,5 @@ class Joiner:
 
     def _encode(self) -> bytes:
         clock = (self.clock_ms, self.watermark_ms, self.next_offset)
-        return msgspec.msgpack.encode(_PartitionState(self._joined_as, *clock, self.counts, dict(self._read)))
+        kept = _PartitionState(self._joined_as, *clock, self.counts, dict(self._read), self.recent)
+        return msgspec.msgpack.encode(kept)

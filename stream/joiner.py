@@ -18,7 +18,6 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from stream.cluster import Cluster
-from stream.dead import check_dead
 from stream.fields import Fields
 from stream.group import Fixed, Group, LetGo, Share
 from stream.host import DEAD as DEAD
@@ -79,7 +78,7 @@ class JoinerWorker:
     Parameters
     ----------
     max_dead
-        The share of unusable records above which the worker stops; see `stream.dead`.
+        The share of unusable records of a partition above which the worker stops; see `stream.dead`.
     poll_records
         At most so many events a step.
     linger_ms
@@ -188,7 +187,7 @@ class JoinerWorker:
         if reading.is_done:
             joiner = self._restored(reading.partition, reading.state)
             reading.source.close()
-            self._hosts[reading.partition] = Host(joiner, reading.sink)
+            self._hosts[reading.partition] = Host(joiner, reading.sink, self._max_dead)
             self._reading = None
             self._metrics.set("instep_partitions", len(self._hosts))
             what = "state read back partition=%d n_users=%d next_offset=%d"
@@ -224,7 +223,6 @@ class JoinerWorker:
             polled.setdefault(record.partition, []).append(record)
         for partition, some in polled.items():
             self._hosts[partition].join(some)
-        self._check_dead(polled)
         for partition in polled:
             with self._metrics.timed("instep_commit_seconds"):
                 self._hosts[partition].sink.commit()
@@ -234,13 +232,6 @@ class JoinerWorker:
             for partition, n in self._lag().items():
                 self._metrics.set("instep_lag_records", n, partition=partition)
         return len(records)
-
-    def _check_dead(self, polled: Iterable[int]) -> None:
-        last = next((dead for p in polled if (dead := self._hosts[p].last_dead) is not None), None)
-        if last is not None:
-            joiners = [host.joiner for host in self._hosts.values()]
-            n_dead, n_in = sum(j.n_dead for j in joiners), sum(j.n_in for j in joiners)
-            check_dead(last, n_dead, n_in, self._max_dead)
 
     def _lag(self) -> dict[int, int]:
         assert self._events is not None

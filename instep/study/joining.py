@@ -16,10 +16,10 @@ import pyarrow as pa
 
 from instep.settings import Settings
 from instep.study.spool import Manifest, SpoolError, candidate_type, candidates_of, encode
-from stream.dead import TooManyDeadError, check_dead
+from stream.dead import Dead, Recent, TooManyDeadError, check_dead
 from stream.events import Sample, key_of
 from stream.files import FileSource
-from stream.join import Dead, Joiner
+from stream.join import Joiner
 from trainer.batch import make_batch
 from trainer.batcher import Batcher
 
@@ -118,7 +118,7 @@ class _Batches:
         trainer = settings.trainer
         self._batcher = Batcher(partitions, trainer.batch_samples, trainer.batch_span_ms)
         self._n_out = dict.fromkeys(partitions, 0)
-        self._n_dead = 0
+        self._recent = Recent()
 
     def counts(self) -> dict[str, int]:
         return dict(sum((Counter(j.counts) for j in self._joiners.values()), Counter()))
@@ -140,16 +140,15 @@ class _Batches:
         self._judge()
 
     def _bury(self, dead: Dead) -> None:
-        self._n_dead += 1
-        n_in = sum(joiner.n_in for joiner in self._joiners.values())
-        check_dead(dead, self._n_dead, n_in, self._settings.stream.max_dead)
+        self._recent.add(sum(joiner.n_in for joiner in self._joiners.values()))
+        check_dead(dead, self._recent, self._settings.stream.max_dead)
 
     def _judge(self) -> None:
         """Of a short log too few are dead to stop on the way; here the whole of it is known."""
         n_in, most = sum(joiner.n_in for joiner in self._joiners.values()), self._settings.stream.max_dead
-        if self._n_dead > most * n_in:
+        if self._recent.n_all > most * n_in:
             raise TooManyDeadError(
-                f"{self._log}: expected at most {most:.0%} unusable records, got {self._n_dead} of {n_in}"
+                f"{self._log}: expected at most {most:.0%} unusable records, got {self._recent.n_all} of {n_in}"
             )
 
 

@@ -150,6 +150,7 @@ BROKEN = [
     b'{"type": "action", "user": "\xff"}',
     b'{"type": "tick", "at_ms": "soon"}',
     b"[" * 5000,
+    b'{"type": "action", "user": "ada", "at_ms": 1, "x": ' + b"[" * 5000 + b"]" * 5000 + b"}",
 ]
 
 
@@ -184,6 +185,7 @@ def test_parquet_has_columns_for_people_and_needs_only_the_text(tmp_path: Path) 
         Action("click", "ada", "n7", 6),
         b"{broken",
         b'{"type":"tick","at_ms":-1}',
+        BROKEN[-1],
     ]
     write_events(path, events)
     table = pq.read_table(path)
@@ -191,6 +193,7 @@ def test_parquet_has_columns_for_people_and_needs_only_the_text(tmp_path: Path) 
     assert table.select(["type", "user", "at_ms"]).to_pylist() == [
         {"type": "tick", "user": None, "at_ms": 5},
         {"type": "action", "user": "ada", "at_ms": 6},
+        {"type": None, "user": None, "at_ms": None},
         {"type": None, "user": None, "at_ms": None},
         {"type": None, "user": None, "at_ms": None},
     ]

@@ -159,6 +159,12 @@ def test_samples_do_not_depend_on_duplicates(log: list[Event], data: st.DataObje
             doubled.append(data.draw(st.sampled_from(doubled)))
     plain, twice = run([*log, *flush()], rules), run([*doubled, *flush()], rules)
     assert traceless(samples(plain)) == traceless(samples(twice))
+    assert read(plain) == read(twice)  # which decides whether training holds
+
+
+def read(outputs: list[Output]) -> dict[str, int]:
+    """What the last Tick says of it."""
+    return [out.read for out in outputs if isinstance(out, Tick)][-1]
 
 
 @steadily

@@ -8,8 +8,11 @@ from dataclasses import replace
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stream import host
+from stream.dead import AT_LEAST, STEP, Recent, check_dead
 from stream.events import (
     BadEvent,
     Impression,
@@ -24,6 +27,7 @@ from stream.join import Dead, Joiner
 from stream.joiner import DEAD, SAMPLES, STATE, JoinerWorker
 from stream.log import LogError, Record, Unavailable
 from stream.metrics import Metrics
+from tests.stream.event_logs import steadily
 from tests.stream.joining import (
     FIELDS,
     NOW_MS,
@@ -243,11 +247,69 @@ def test_too_many_unusable_records_stop_it_and_that_poll_is_not_committed(new_wo
     with pytest.raises(TooManyDeadError):  # a new one stops there too
         until_drained(worker)
     worker.close()
-    patient = worker_of(world.logs(range(N)), max_dead=0.9)
+    patient = worker_of(world.logs(range(N)), max_dead=1.0)
     until_drained(patient)
     patient.close()
     first = sum(r.partition == 0 for r in RECORDS[:500])
     check(world, (*RECORDS[:500], *(Record(0, first + n, b"", b"?") for n in range(1_400))))
+
+
+@pytest.mark.parametrize("n_good", [0, 150, 6_000])
+def test_it_stops_at_the_same_record_whatever_came_before_and_however_it_is_polled(
+    new_world: NewWorld, n_good: int
+) -> None:
+    values = [encode_event(Tick(n)) for n in range(n_good)] + [b"?"] * 3_000
+    says = set()
+    for poll_records, first in ((37, 0), (5_000, 0), (500, 0), (500, n_good + 700)):
+        world = new_world()
+        for some in (values[:first], values[first:]):
+            world.append([Record(0, 0, b"", v) for v in some])
+            worker = worker_of(world.logs(range(N)), max_dead=0.2, poll_records=poll_records)
+            try:
+                until_drained(worker)
+            except TooManyDeadError as e:
+                says.add(str(e))
+            worker.close()
+    [said] = says
+    assert n_good + AT_LEAST <= int(said.split(":")[1]) + 1 <= n_good + AT_LEAST + STEP
+
+
+@steadily
+@given(
+    st.lists(st.tuples(st.integers(0, 9_000), st.integers(1, 2_500)), max_size=8),
+    st.sampled_from([0.01, 0.2, 0.5, 0.9]),
+)
+def test_the_last_unusable_records_stop_it_and_no_others(
+    runs: list[tuple[int, int]], max_dead: float
+) -> None:
+    recent, n_in, places = Recent(), 0, [0]
+
+    def are_too_many() -> set[bool]:
+        """Whether the last ones are, of all records since the one before them; for each number of them."""
+        last = [n for n in range(AT_LEAST, AT_LEAST + STEP) if n < len(places)]
+        return {n > max_dead * (n_in - places[-n - 1]) for n in last}
+
+    for n_good, n_dead in runs:
+        n_in += n_good
+        for _ in range(n_dead):
+            n_in += 1
+            places.append(n_in)
+            recent.add(n_in)
+            try:
+                check_dead(Dead("schema", "schema", 0, n_in, b"?"), recent, max_dead)
+            except TooManyDeadError:
+                assert True in are_too_many()
+                return
+        assert are_too_many() != {True}
+
+
+def test_what_was_let_pass_stops_nothing_later() -> None:
+    recent, last = Recent(), Dead("schema", "schema", 0, 0, b"?")
+    for n_in in range(1, 50_001):
+        recent.add(n_in)
+        check_dead(last, recent, 1.0)
+    recent.add(55_500)
+    check_dead(last, recent, 0.2)
 
 
 def test_state_of_other_rules_is_refused_with_its_topic(new_world: NewWorld) -> None:
