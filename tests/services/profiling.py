@@ -119,7 +119,7 @@ class ProfilesWorld:
 
 def redis_profiles(client: Client, prefix: str, kind: type[RedisProfiles] = RedisProfiles) -> RedisProfiles:
     stream = SETTINGS.stream
-    return kind(client, len(SETTINGS.fields.item), stream.max_history, stream.history_ttl_ms, prefix)
+    return kind(client, SETTINGS.fields, stream.max_history, stream.history_ttl_ms, prefix)
 
 
 def until(is_so: Callable[[], bool], told: Path, *children: subprocess.Popen[bytes]) -> None:
