@@ -63,7 +63,7 @@ def run(
                 {cluster.topic("events"): {"num_partitions": PARTITIONS}}, wait_for_metadata=True
             )
         client = Client(redis.url)
-        profiles = RedisProfiles(client, len(FIELDS.item), prefix=cluster.prefix)
+        profiles = RedisProfiles(client, FIELDS, prefix=cluster.prefix)
         _give_histories(profiles, n_behaviours)
         with _process("worker", kafka.bootstrap, cluster.prefix, redis.url):
             writer = KafkaWriter(cluster, "events", linger_ms=0)
@@ -165,7 +165,7 @@ def _load(bootstrap: str, prefix: str, per_s: str) -> None:
 
 def _worker(bootstrap: str, prefix: str, redis_url: str) -> None:
     logs.configure(level=30)
-    profiles = RedisProfiles(Client(redis_url), len(FIELDS.item), prefix=prefix)
+    profiles = RedisProfiles(Client(redis_url), FIELDS, prefix=prefix)
     cluster = Cluster(bootstrap, prefix=prefix)
     run_worker(cluster, profiles, FIELDS, ("click",), Metrics("profiles"), now_ms=now_ms)
 

@@ -15,5 +15,7 @@ def redis_client(settings: Settings, timeout_ms: int | None = None, retries: int
 
 def redis_profiles(settings: Settings, client: Client) -> RedisProfiles:
     """The profiles of the settings."""
-    stream, n_fields = settings.stream, len(settings.fields.item)
-    return RedisProfiles(client, n_fields, stream.max_history, stream.history_ttl_ms, settings.redis.prefix)
+    stream = settings.stream
+    return RedisProfiles(
+        client, settings.fields, stream.max_history, stream.history_ttl_ms, settings.redis.prefix
+    )

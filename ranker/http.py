@@ -24,7 +24,7 @@ from ranker import answers, api
 from ranker.answers import JSON, Refused, converted, problem
 from ranker.ranker import NotReadyError
 from ranker.service import FULL, RankerService
-from stream.events import BadEvent, Id, Value
+from stream.events import UNREADABLE, BadEvent, Id, Value
 
 T = TypeVar("T")
 
@@ -215,7 +215,7 @@ async def _body(request: Request, most: int) -> bytes:
 def _decoded(decoder: msgspec.json.Decoder[T], raw: bytes, where: str = "body") -> T:
     try:
         return decoder.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as e:
+    except UNREADABLE as e:
         raise Refused(400, f"{where}: {e}") from None
 
 

@@ -34,7 +34,7 @@ from ranker.outbox import Outbox
 from ranker.ranker import History, Ranked, Scorer
 from ranker.remembered import RememberedProfiles
 from ranker.together import Together
-from stream.events import Action, BadEvent, Candidate, Impression, Value, key_of
+from stream.events import UNREADABLE, Action, BadEvent, Candidate, Impression, Value, key_of
 from stream.history import digest
 from stream.metrics import Metrics
 from trainer.batch import Batch
@@ -243,7 +243,7 @@ class RankerService:
                     keys = self._scorer.fields.item_keys(c.item, c.features, f"$.candidates[{i}]")
                     self._names.put(c.item, c.features, keys)
             return EventResult(True) if self._outbox.put([event]) else EventResult(False, FULL)
-        except (msgspec.DecodeError, UnicodeDecodeError, BadEvent) as e:
+        except (*UNREADABLE, BadEvent) as e:
             return EventResult(False, str(e))
 
 

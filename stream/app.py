@@ -118,10 +118,12 @@ class ProfilesWorker:
                 self._has_room.set()
                 self.began_s = loop.time()
                 known = dict(self.places.durable)
-                counts = await loop.run_in_executor(self._thread, self._put, batch, known)
+                to = self._behind(batch, known)
+                counts = await loop.run_in_executor(self._thread, self._put, batch, known, to)
                 took_s, self.began_s = loop.time() - self.began_s, None
+                for partition, offset in to.items():
+                    self.places.keep(partition, offset)
                 for event in batch:
-                    self.places.keep(event.message.partition, event.message.offset + 1)
                     event.ack()
                 if batch:
                     self._tell(batch, counts, took_s)
@@ -133,7 +135,17 @@ class ProfilesWorker:
         self.is_leaving = True
         self._arrived.set()
 
-    def _put(self, batch: list[EventT[bytes]], known: Mapping[int, int]) -> Counter[str]:
+    def _behind(self, batch: list[EventT[bytes]], known: Mapping[int, int]) -> dict[int, int]:
+        """Where each partition stands when the batch is durable, with what follows and holds no record."""
+        to = dict(known)
+        for event in batch:
+            partition = event.message.partition
+            to[partition] = max(to.get(partition, 0), event.message.offset + 1)
+        return {partition: self.places.beyond(partition, offset) for partition, offset in to.items()}
+
+    def _put(
+        self, batch: list[EventT[bytes]], known: Mapping[int, int], to: Mapping[int, int]
+    ) -> Counter[str]:
         """Put the behaviours among these and note how far that is; what became of each record.
 
         Runs on a thread of its own.
@@ -158,10 +170,6 @@ class ProfilesWorker:
             kind = key_of("kind", happened.kind)
             puts.append(Put(key_of("user", happened.user), origin, keys, happened.at_ms, kind))
         is_new = self._profiles.put_many(puts, known) if puts else []
-        to = dict(known)
-        for event in batch:
-            partition = event.message.partition
-            to[partition] = max(to.get(partition, 0), event.message.offset + 1)
         if known:
             self._profiles.advance({p: (offset, to[p]) for p, offset in known.items()})
         counts["used.history"] = sum(is_new)

@@ -1,4 +1,4 @@
-"""Faust's way to Kafka, held to three promises that it does not keep by itself (faust-streaming 0.15.3).
+"""Faust's way to Kafka, held to four promises that it does not keep by itself (faust-streaming 0.15.3).
 
 *No commit passes what is durable.* Around a rebalance Faust acknowledges records that no agent has seen, and commits
 what was acknowledged. Here it commits the place that the agent has named, and nothing else.
@@ -6,6 +6,10 @@ what was acknowledged. Here it commits the place that the agent has named, and n
 *Every partition is read from a known place.* Where a group has committed nothing yet, Faust leaves a partition that it
 keeps through a rebalance where it was, behind records that it has thrown away. Here each start is sought, and told. It
 is the place that whoever keeps the records has noted beside them; what the group commits is for tools that show lag.
+
+*No record is left out.* Offsets alone do not tell: what ends a transaction takes one too, and so does each record of
+one that was aborted. Here it is noted which offsets the consumer passed over, before Faust has its hands on what it
+gave out; any other jump is a loss. What was aborted Faust would read too, since it writes no transactions itself.
 
 *Every partition is read by somebody.* A broker that has only just come up may not tell of the events' topic yet. Who
 shares out the partitions then would share out none, and nothing would be read until something else changes. Here that
@@ -17,10 +21,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Protocol
 
 import faust
+from aiokafka.consumer.fetcher import OffsetResetStrategy
 from faust.assignor.partition_assignor import (
     CopartitionedGroups,
     MemberSubscriptionMapping,
@@ -50,7 +55,25 @@ class Keeper(Protocol):
 
 
 class Places:
-    """Where each partition of the events stands, as far as this process knows."""
+    """Where each partition of the events stands, as far as this process knows.
+
+    The consumer's thread tells where it goes on from and what it gives out (`sought`, `fetched`, `lost`); the other
+    methods are for the thread that the agent runs on.
+
+    Examples
+    --------
+    Here offset 8 ends a transaction:
+
+    >>> places = Places()
+    >>> places.sought(0, 7)
+    >>> places.begin(0, 7, end=9)
+    >>> places.fetched(0, [7, 9, 10], 11)
+    >>> places.take(0, 6), places.take(0, 7), places.take(0, 9)
+    (False, True, True)
+    >>> places.take(0, 11)
+    Traceback (most recent call last):
+    stream.frames.LogError: events: partition 0: expected offset 10, got 11: one between was given out and not seen
+    """
 
     def __init__(self) -> None:
         self.next: dict[int, int] = {}
@@ -60,6 +83,30 @@ class Places:
 
         self.end: dict[int, int] = {}
         """What the next offset to be written was when reading began."""
+
+        self._fetched: dict[int, int] = {}
+        self._passed: dict[int, dict[int, int]] = {}
+        """Offsets at which the consumer was given nothing, and the next at which it may be; those not yet durable."""
+
+    def sought(self, partition: int, offset: int) -> None:
+        """The consumer goes on from here."""
+        self._fetched[partition], self._passed[partition] = offset, {}
+
+    def fetched(self, partition: int, offsets: Iterable[int], to: int) -> None:
+        """The consumer has given out these, in order, and gone on to ``to``: at no other offset it was given any."""
+        if (at := self._fetched.get(partition)) is None:
+            return
+        durable = self.durable.get(partition, 0)
+        passed = {a: b for a, b in self._passed[partition].items() if a >= durable}
+        for offset in (*offsets, to):
+            if offset > at:
+                passed[at] = offset
+            at = offset + 1
+        self._fetched[partition], self._passed[partition] = to, passed
+
+    def lost(self) -> None:
+        """The consumer may go on from anywhere, until it is told."""
+        self._fetched.clear()
 
     def begin(self, partition: int, offset: int, end: int) -> None:
         """Reading goes on from here, and all before is durable."""
@@ -78,35 +125,78 @@ class Places:
         Raises
         ------
         LogError
-            If one was passed over, which nobody would see again.
-
-        Examples
-        --------
-        >>> places = Places()
-        >>> places.begin(0, 7, end=9)
-        >>> places.take(0, 6), places.take(0, 7)
-        (False, True)
-        >>> places.take(0, 9)
-        Traceback (most recent call last):
-        stream.frames.LogError: events: partition 0: expected offset 8 (none is left out without transactions), got 9
+            If one before it was not, which nobody would see again.
         """
         expected = self.next.get(partition)
+        if expected is not None and offset > expected:
+            expected = self.beyond(partition, expected)
         if expected is None or offset > expected:
             raise LogError(
                 f"events: partition {partition}",
-                f"expected offset {expected} (none is left out without transactions), got {offset}",
+                f"expected offset {expected}, got {offset}: one between was given out and not seen",
             )
         if offset == expected:
             self.next[partition] = offset + 1
         return offset == expected
 
+    def beyond(self, partition: int, offset: int) -> int:
+        """The offset itself, or the next one behind it at which the consumer was given a record, or may be."""
+        passed = self._passed.get(partition, {})
+        while (to := passed.get(offset)) is not None:
+            offset = to
+        return offset
+
     def keep(self, partition: int, offset: int) -> None:
         """All before this offset is durable; nothing to us if the partition is no longer ours."""
         if partition in self.durable:
             self.durable[partition] = max(offset, self.durable[partition])
+            self.next[partition] = max(offset, self.next[partition])
+
+
+class _Thread(aiokafka.AIOKafkaConsumerThread):
+    """The consumer itself, on a thread of its own, where nothing comes between what it does and what is noted of it."""
+
+    @property
+    def _places(self) -> Places:
+        assert isinstance(self.transport, _Transport)
+        return self.transport.places
+
+    def _create_worker_consumer(self, transport: aiokafka.Transport) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._isolation_level = "read_committed"
+        return consumer
+
+    async def _seek_wait(self, consumer: Any, partitions: Mapping[TP, int]) -> None:
+        # by itself it would leap over records that are gone, and tell nobody
+        consumer._fetcher._default_reset_strategy = OffsetResetStrategy.NONE
+        for tp, offset in partitions.items():
+            self._places.sought(tp.partition, offset)
+        await super()._seek_wait(consumer, partitions)
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        self._places.lost()
+        # where a group has committed nothing yet it needs a place, until one is sought
+        self._ensure_consumer()._fetcher._default_reset_strategy = OffsetResetStrategy.EARLIEST
+        await super().on_partitions_revoked(revoked)
+
+    async def _fetch_records(self, consumer: Any, *args: Any, **kwargs: Any) -> Any:
+        found = await super()._fetch_records(consumer, *args, **kwargs)
+        for tp in consumer.assignment():
+            state = consumer._subscription.subscription.assignment.state_value(tp)
+            if state.has_valid_position:
+                offsets = [record.offset for record in found.get(tp, ())]
+                self._places.fetched(tp.partition, offsets, state.position)
+        return found
+
+    def highwater(self, tp: TP) -> int:
+        # what an open transaction has written does not wait to be read
+        return self._ensure_consumer().last_stable_offset(tp) or 0
 
 
 class _Consumer(aiokafka.Consumer):
+    def _new_consumer_thread(self) -> _Thread:
+        return _Thread(self, loop=self.loop, beacon=self.beacon)
+
     @property
     def _places(self) -> Places:
         assert isinstance(self.transport, _Transport)

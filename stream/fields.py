@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Mapping
+from hashlib import blake2b
 from math import isfinite
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, json
 
 from stream.events import BadEvent, Value, key_of
 
@@ -60,6 +61,12 @@ class Fields:
     def names(self) -> tuple[str, ...]:
         """All columns, item columns first; a column's place is its field number in the table."""
         return self.item + self.side
+
+    @property
+    def item_digest(self) -> str:
+        """What tells item columns from others: 32 bits in hex, of all that the keys in them depend on."""
+        columns = json.encode([(f.name, f.kind, f.edges) for f in self._item])
+        return blake2b(columns, digest_size=4).hexdigest()
 
     def item_keys(self, item: str, features: Mapping[str, Value], path: str = "$") -> list[int]:
         """One key per item column; 0 where a feature is absent. Raises BadEvent naming the path."""

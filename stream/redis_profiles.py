@@ -1,5 +1,8 @@
 """Profiles on Redis: a string a user, to which behaviours are appended. The key is in docs/redis.md.
 
+A row does not say what its keys are of, so the names of all keys begin with a digest of the item features: under other
+features nothing is there yet, and it is read from the beginning.
+
 What was read before comes again after a restart, so the origins up to which a user's behaviours were applied stand in
 the same string and change with it, in one step on the server. How far a partition was read stands beside the users of
 each shard, and is written after them: a server that lost one has lost the other.
@@ -16,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stream.events import Origin
+from stream.fields import Fields
 from stream.history import History
 from stream.profiles import Put, lost
 from stream.redis_client import Client, script
@@ -35,8 +39,8 @@ class RedisProfiles:
 
     Parameters
     ----------
-    n_fields
-        Keys of a behaviour.
+    fields
+        Whose item features the keys of a behaviour are of. What was kept with others is not seen.
     ttl_ms
         How old a behaviour may be at the moment asked for. A user without a new one for twice that long, and a day, in
         the server's time is forgotten. No answer needs such a user as long as event time is no more than that behind:
@@ -53,17 +57,18 @@ class RedisProfiles:
     def __init__(
         self,
         client: Client,
-        n_fields: int,
+        fields: Fields,
         max_history: int = 2_048,
         ttl_ms: int = 90 * DAY_MS,
         prefix: str = "instep",
     ) -> None:
-        self.n_fields = n_fields
+        self.n_fields = len(fields.item)
         self.max_history = max_history
         self.ttl_ms = ttl_ms
         self._client = client
         self._prefix = prefix
-        self._row = Struct(f"<q{1 + n_fields}Q")
+        self._digest = fields.item_digest
+        self._row = Struct(f"<q{1 + self.n_fields}Q")
         self._script = script("stream", "redis_put.lua")
         self._advance = script("stream", "redis_advance.lua")
 
@@ -119,10 +124,13 @@ class RedisProfiles:
                     raise lost(partition, known, None if kept < 0 else kept)
 
     def _place(self, shard: int, partition: int) -> str:
-        return f"{{{self._prefix}:{shard}}}:read:{partition}"
+        return f"{self._beginning(shard)}:read:{partition}"
 
     def _key(self, user: int) -> str:
-        return f"{{{self._prefix}:{user % SHARDS}}}:user:{user:016x}"
+        return f"{self._beginning(user % SHARDS)}:user:{user:016x}"
+
+    def _beginning(self, shard: int) -> str:
+        return f"{{{self._prefix}:{shard}}}:{self._digest}"
 
     def _call(self, puts: list[Put], known: Mapping[int, int]) -> tuple[Any, ...]:
         lifetime_ms = 2 * self.ttl_ms + DAY_MS

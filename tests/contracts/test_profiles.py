@@ -11,10 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.events import Origin
+from stream.fields import Feature, Fields
 from stream.log import Unavailable
 from stream.profiles import MemoryProfiles, Profiles, Put
 from stream.redis_client import Client
 from stream.redis_profiles import RedisProfiles
+
+TWO = Fields([Feature("topic", "item")])
 
 
 @dataclass(frozen=True)
@@ -39,7 +42,7 @@ def make(request: pytest.FixtureRequest) -> Iterator[Make]:
         yield Make(lambda max_history, ttl_ms: MemoryProfiles(2, max_history, ttl_ms), 100)
         return
     client = Client(request.getfixturevalue("redis_server").url)
-    yield Make(lambda n, ttl_ms: RedisProfiles(client, 2, n, ttl_ms, f"test-{token_hex(4)}"), 40)
+    yield Make(lambda n, ttl_ms: RedisProfiles(client, TWO, n, ttl_ms, f"test-{token_hex(4)}"), 40)
     client.close()
 
 

@@ -6,14 +6,17 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from stream import logs
+from faust.types import TP, Message
+from kafka import TopicPartition
+
+from stream import faust_kafka, logs
 from stream.app import run
 from stream.cluster import Cluster
-from stream.kafka import KafkaWriter
+from stream.kafka import KafkaSource, KafkaWriter
 from stream.log import Record
 from stream.metrics import Metrics
 from stream.profiles import Put
@@ -60,6 +63,20 @@ class ProfilesWorld:
             return {
                 at.partition: found.offset for at, found in admin.list_group_offsets(group)[group].items()
             }
+
+    def ends(self) -> dict[int, int]:
+        """The next offsets of the events, behind the last transaction that has ended."""
+        source = KafkaSource(self.cluster, "events")
+        try:
+            return dict(source.end())
+        finally:
+            source.close()
+
+    def forget(self, offsets: Mapping[int, int]) -> None:
+        """Let Kafka forget the events before these."""
+        topic = self.cluster.topic("events")
+        with self.cluster.admin() as admin:
+            admin.delete_records({TopicPartition(topic, p): offset for p, offset in offsets.items()})
 
     def flush(self) -> None:
         """Empty Redis."""
@@ -119,7 +136,7 @@ class ProfilesWorld:
 
 def redis_profiles(client: Client, prefix: str, kind: type[RedisProfiles] = RedisProfiles) -> RedisProfiles:
     stream = SETTINGS.stream
-    return kind(client, len(SETTINGS.fields.item), stream.max_history, stream.history_ttl_ms, prefix)
+    return kind(client, SETTINGS.fields, stream.max_history, stream.history_ttl_ms, prefix)
 
 
 def until(is_so: Callable[[], bool], told: Path, *children: subprocess.Popen[bytes]) -> None:
@@ -143,9 +160,20 @@ class SlowProfiles(RedisProfiles):
         return done
 
 
+class LosingConsumer(faust_kafka._Consumer):
+    """Of each partition's records the second never reaches an agent."""
+
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Message]]:
+        async for tp, message in super().getmany(timeout):
+            if message.offset != 1:
+                yield tp, message
+
+
 def main(bootstrap: str, prefix: str, redis_url: str, *words: str) -> None:
     logs.configure()
     client = Client(redis_url, timeout_ms=1_000)
+    if "losing" in words:
+        faust_kafka._Transport.Consumer = LosingConsumer
     run(
         Cluster(bootstrap, prefix=prefix, timeout_ms=10_000),
         redis_profiles(client, prefix, SlowProfiles if "slowly" in words else RedisProfiles),

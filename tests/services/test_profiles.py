@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import re
@@ -14,14 +15,18 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from stream.events import Action, encode_event
+from stream.faust_kafka import Places
 from stream.kafka import KafkaSink
-from stream.log import Record
+from stream.log import LogError, Record
 from tests.services.kept import Kept, expected, n_new, same, total
 from tests.services.processes import ROOT, local_kafka, local_redis
 from tests.services.profiling import SETTINGS, WITHIN_S, ProfilesWorld, until
 from tests.services.servers import KafkaServer, RedisServer
-from tests.stream.joining import recorded
+from tests.stream.joining import N, recorded
 
 RECORDS = recorded(400)
 
@@ -275,16 +280,85 @@ def test_profiles_that_are_ahead_of_the_log_are_told_where(world: ProfilesWorld,
     assert "partition 0: expected what is kept to end within 0.." in told.read_text()
 
 
-def test_a_gap_in_the_offsets_ends_it_before_anything_behind_the_gap_is_committed(
+def test_a_record_that_gets_lost_ends_it_before_anything_behind_it_is_committed(
     world: ProfilesWorld, tmp_path: Path
 ) -> None:
     told = tmp_path / "stderr"
-    sink = KafkaSink(world.cluster, "events", world.cluster.prefix)
-    for record in [one for one in RECORDS if one.partition == 0][:2]:
-        sink.write(0, record.key, record.value)
-        sink.commit()  # its end takes an offset too
-    sink.close()
-    with world.worker(told) as child:
+    world.append(RECORDS)
+    with world.worker(told, "losing") as child:
         assert child.wait(WITHIN_S) == 1
-    assert "partition 0: expected offset 1 (none is left out without transactions), got 2" in told.read_text()
-    assert world.committed_by_partition().get(0, 0) <= 1
+    assert re.search(r"partition \d: expected offset 1, got 2: one between was given out", told.read_text())
+    assert max(world.committed_by_partition().values(), default=0) <= 1
+    world.drain()
+    assert same(world.kept(RECORDS), wanted(RECORDS))
+
+
+def test_events_that_are_gone_before_they_were_read_are_told_of(world: ProfilesWorld, tmp_path: Path) -> None:
+    told, half = tmp_path / "stderr", len(RECORDS) // 2
+    world.append(RECORDS[:half])
+    with world.worker(told) as child:
+        until(lambda: same(world.kept(RECORDS[:half]), wanted(RECORDS[:half])), told, child)
+        child.send_signal(signal.SIGSTOP)
+        world.append(RECORDS[half:])
+        world.forget(gone := {p: end - 5 for p, end in world.ends().items()})
+        child.send_signal(signal.SIGCONT)
+        assert child.wait(WITHIN_S) == 1, told.read_text()
+    said = world.drain()
+    for partition, offset in gone.items():
+        assert re.search(rf"events are gone .*: partition {partition}\W.* to={offset}\b", said), said
+
+
+def test_events_that_are_written_in_transactions_are_read_to_their_end(world: ProfilesWorld) -> None:
+    sink, third = KafkaSink(world.cluster, "events", world.cluster.prefix), len(RECORDS) // 3
+
+    def write(records: Sequence[Record], n: int) -> None:
+        for at in range(0, len(records), n):
+            for record in records[at : at + n]:
+                sink.write(record.partition, record.key, record.value)
+            sink.commit()
+
+    write(RECORDS[:third], 30)
+    for n in range(5):
+        for partition in range(N):
+            stray = Action("click", RECORDS[0].key.decode(), f"stray {n}", 1_767_225_600_000)
+            sink.write(partition, RECORDS[0].key, encode_event(stray))
+        sink._producer.flush()  # what has not left yet would not be written at all
+        sink.abort()
+    write(RECORDS[third : 2 * third], 1_000)
+    world.drain()
+    assert same(world.kept(RECORDS), wanted(RECORDS[: 2 * third]))
+    ends = world.ends()
+    assert world.committed_by_partition() == ends
+    world.drain()
+    write(RECORDS[2 * third :], 7)
+    sink.write(0, RECORDS[0].key, RECORDS[0].value)  # in a transaction that stays open
+    sink._producer.flush()
+    world.drain()
+    assert same(world.kept(RECORDS), wanted(RECORDS))
+    sink.close()
+
+
+def test_a_loss_is_told_from_what_the_consumer_passed_over() -> None:
+    @settings(deadline=None, derandomize=True, max_examples=200, database=None)
+    @given(st.lists(st.booleans(), max_size=30), st.data())
+    def holds(is_record: list[bool], data: st.DataObject) -> None:
+        end, places = len(is_record), Places()
+        start = data.draw(st.integers(0, end), label="start")
+        places.sought(0, start)
+        places.begin(0, start, end)
+        cuts = data.draw(st.lists(st.integers(start, end), max_size=5), label="cuts")
+        for a, b in itertools.pairwise(sorted([start, *cuts, end])):
+            found = [offset for offset in range(a, b) if is_record[offset]]
+            places.fetched(0, found, b)
+            for offset in found:
+                if data.draw(st.integers(0, 9), label="lost") == 0 and offset != found[-1]:
+                    with pytest.raises(LogError, match=r"one between was given out"):
+                        places.take(0, found[found.index(offset) + 1])
+                assert places.take(0, offset)
+                assert not places.take(0, offset)
+                if data.draw(st.booleans(), label="durable"):
+                    places.keep(0, places.beyond(0, offset + 1))
+        places.keep(0, places.beyond(0, places.next[0]))
+        assert places.durable == {0: end}
+
+    holds()

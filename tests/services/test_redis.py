@@ -14,6 +14,7 @@ import pytest
 
 from stream import redis_client
 from stream.events import Origin
+from stream.fields import Feature, Fields
 from stream.log import Unavailable
 from stream.profiles import MemoryProfiles, Put
 from stream.redis_client import Client, RedisSettingsError
@@ -21,6 +22,8 @@ from stream.redis_profiles import RedisProfiles
 from tests.services.processes import LocalRedis, local_redis
 from tests.services.ready import free_port
 from tests.services.updates import KINDS, Trainer, names, new, same
+
+TWO = Fields([Feature("topic", "item")])
 
 
 def test_a_restarted_server_has_everything(tmp_path: Path) -> None:
@@ -43,7 +46,7 @@ def test_a_frozen_server_is_waited_for_so_long_and_no_longer(tmp_path: Path) -> 
     trainer = Trainer(11)
     with local_redis(tmp_path) as own:
         index = new(one := Client(own.url, timeout_ms=50), "frozen")
-        profiles = RedisProfiles(one, 1)
+        profiles = RedisProfiles(one, Fields())
         index.apply(trainer.publish(whole=True))
         own.freeze()
         with pytest.raises(Unavailable):
@@ -68,7 +71,7 @@ def test_a_cluster_takes_every_call(tmp_path: Path) -> None:
         plain.call("CLUSTER", "ADDSLOTS", *range(16_384))
         wait_for(lambda: b"cluster_state:ok" in plain.call("CLUSTER", "INFO"))
         one = Client(own.url, cluster=True)
-        index, profiles = new(one, "spread", keep=2), RedisProfiles(one, 1)
+        index, profiles = new(one, "spread", keep=2), RedisProfiles(one, Fields())
         for how in (*KINDS["a new epoch"], {}, {}, {}, {"whole": True}):
             index.apply(update := trainer.publish(**how))
             assert same(index.load(), trainer.loads[update.version])
@@ -105,7 +108,7 @@ def test_a_user_with_few_rights_is_enough_and_a_wrong_one_is_told_so(
     for how in (*KINDS["a new epoch"], {}, {}, {}):
         index.apply(trainer.publish(**how))
     assert same(index.load(), trainer.loads[trainer.sent[-1].version])
-    assert RedisProfiles(one, 1, prefix="few").put(1, Origin(0, 0, 0), [5], 10, 1)
+    assert RedisProfiles(one, Fields(), prefix="few").put(1, Origin(0, 0, 0), [5], 10, 1)
     with pytest.raises(
         RedisSettingsError, match=r"redis\.url: expected a user and password that redis://127"
     ):
@@ -181,7 +184,7 @@ def test_a_full_server_is_one_that_may_be_tried_again(client: Client) -> None:
 
 
 def test_an_append_costs_the_same_however_long_the_sequence_is(client: Client) -> None:
-    profiles = RedisProfiles(client, n_fields=2, max_history=2_000)
+    profiles = RedisProfiles(client, fields=TWO, max_history=2_000)
 
     def written() -> int:
         return int(client.call("INFO", "persistence")["aof_current_size"])
@@ -196,9 +199,33 @@ def test_an_append_costs_the_same_however_long_the_sequence_is(client: Client) -
     assert costs[1] < costs[0] + 8 < 500
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        [],
+        [*TWO.features, Feature("age", "item", "numeric", (18,))],
+        [Feature("genre", "item")],
+        [Feature("topic", "item", "numeric", (18,))],
+    ],
+    ids=["fewer", "more", "another name", "another kind"],
+)
+def test_profiles_of_other_item_features_are_empty_and_kept(client: Client, other: list[Feature]) -> None:
+    profiles, others = RedisProfiles(client, TWO), RedisProfiles(client, Fields(other))
+    profiles.begin(0, 7)
+    assert profiles.put(1, Origin(0, 7, 0), [5, 6], 10, 1)
+    assert others.place(0) is None
+    assert others.get(1, 100, 100)[0].shape == (0, 1 + len(other))
+    others.begin(0, 0)
+    assert others.put(1, Origin(0, 0, 0), [8] * others.n_fields, 10, 1)
+    assert (profiles.place(0), others.place(0)) == (7, 0)
+    assert profiles.get(1, 100, 100)[0].tolist() == [[5, 6]]
+    again = RedisProfiles(client, Fields([Feature("device", "context"), *TWO.features]))
+    assert (again.place(0), again.get(1, 100, 100)[0].tolist()) == (7, [[5, 6]])
+
+
 def test_a_user_outlives_what_can_be_asked_of_it(client: Client) -> None:
     ttl_ms = 1_000_000
-    profiles = RedisProfiles(client, n_fields=1, ttl_ms=ttl_ms)
+    profiles = RedisProfiles(client, Fields(), ttl_ms=ttl_ms)
     profiles.put(1, Origin(0, 0, 0), [5], 10, 1)
     (key,) = names(client)
     for _ in range(2):
@@ -207,7 +234,7 @@ def test_a_user_outlives_what_can_be_asked_of_it(client: Client) -> None:
 
 
 def test_a_forgotten_user_is_the_same_when_the_log_is_read_again(client: Client) -> None:
-    profiles = RedisProfiles(client, n_fields=1)
+    profiles = RedisProfiles(client, Fields())
     puts = [Put(1, Origin(0, i, 0), [i], 100 - 3 * i % 7, 1) for i in range(20)]
     profiles.put_many(puts)
     before = client.call("GET", names(client)[0])

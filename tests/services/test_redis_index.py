@@ -15,6 +15,7 @@ from indexer.index import GapError, MemoryIndex, Update
 from indexer.redis_index import RedisIndex
 from indexer.redis_rows import MIN_BUCKETS
 from stream.events import Origin, Version
+from stream.fields import Fields
 from stream.profiles import MemoryProfiles, Put
 from stream.redis_client import AT_A_TIME, Client
 from stream.redis_profiles import RedisProfiles
@@ -259,7 +260,7 @@ class Twice(Client):
 
 def test_a_call_whose_answer_was_lost_may_be_made_again(server: LocalRedis, client: Client) -> None:
     trainer, doubled = Trainer(17), Twice(server.url)
-    index, profiles, others = new(doubled, "twice"), RedisProfiles(doubled, 1), MemoryProfiles(1)
+    index, profiles, others = new(doubled, "twice"), RedisProfiles(doubled, Fields()), MemoryProfiles(1)
     for how in (*KINDS["a whole"], *KINDS["a new epoch"]):
         index.apply(update := trainer.publish(**how))
         assert same(new(client, "twice").load(), trainer.loads[update.version])
