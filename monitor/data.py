@@ -32,6 +32,9 @@ log = logging.getLogger(__name__)
 _ODD = np.uint64(0x9E3779B97F4A7C15)
 """Times an item's key, before a feature's is laid over it."""
 
+KILO = 1_024
+"""Lengths are counted in so many: their squares are then whole units, and two billion of 65,536 add up."""
+
 
 def paired(field: str) -> str:
     """The name under which pairs of an item and this feature are counted."""
@@ -101,8 +104,8 @@ class DataWindow:
         for f, name in enumerate(known.side_fields):
             self._add_keys(name, np.ascontiguousarray(side[:, f]), each, minute, known.seen)
         self.tally.add("shown", cells_of(np.ascontiguousarray(items[:, 0])))
-        lengths = np.array([[len(s.sequence_at) / 8] for s in shown])
-        self.tally.add("behaviours", moments(lengths))
+        lengths = np.array([[len(s.sequence_at) / 8 / KILO] for s in shown])
+        self.tally.add("lengths", moments(lengths))
         self._add_scores(shown, n_kinds)
         self.searched = keep_least([*self.searched, *draw_least(shown, known.k)])
 
@@ -169,9 +172,9 @@ class DataWindow:
         for kind in known.kinds:
             labels = self.tally.get(f"{kind}.labels", (3, 3))
             found[intern(f"data.positives.{kind}")] = ratio(labels, 2, 1, round(total(labels, 1)))
-        behaviours = self.tally.get("behaviours", (2, 2))
-        n_slates = round(total(behaviours, 0))
-        found["data.behaviours"] = ratio(behaviours, 1, 0, n_slates)
+        lengths = self.tally.get("lengths", (2, 2))
+        n_slates = round(total(lengths, 0))
+        found["data.behaviours"] = _times(ratio(lengths, 1, 0, n_slates), KILO)
         if n_slates == 0:
             return found
         for name in known.item_fields + known.side_fields:
@@ -244,6 +247,12 @@ class DataWindow:
         window.keys = {name: KeyCounts.decode(counts) for name, counts in state.keys.items()}
         window.searched, window.offsets = state.searched, state.offsets
         return window
+
+
+def _times(value: Value, factor: float) -> Value:
+    if value.value is None:
+        return value
+    return Value(value.value * factor, value.n, None if value.error is None else value.error * factor)
 
 
 def _rate(n: int, seconds: float, of: int) -> Value:

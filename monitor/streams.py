@@ -53,7 +53,7 @@ class Streams:
         try:
             yield b"retry: 1000\n\n"
             run, _, n = after.partition("-")
-            known = run == board.run and n.isdecimal()
+            known = run == board.run and n.isdecimal() and len(n) < 20  # more digits are no number for int()
             last, status = int(n) if known else -1 if after else board.last, None
             while not board.is_closed:
                 awake.clear()

@@ -5,9 +5,13 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import msgspec
+from typer.main import get_command
 
+from instep.cli import app
+from instep.sections import WorkerName
 from instep.settings import Settings, check
 from stream.events import decode_event, encode_event
 from stream.fields import Feature
@@ -53,6 +57,22 @@ def test_the_settings_shown_are_all_of_them_at_their_defaults() -> None:
 def test_a_numeric_feature_is_declared_as_shown() -> None:
     numeric = Feature("age", "user", "numeric", (18, 40))
     assert [numeric.key({"age": n}, "$") for n in (17, 18, 39)][1:] == [numeric.key({"age": 20}, "$")] * 2
+
+
+def test_the_workers_are_listed_as_they_are_named() -> None:
+    names = ", ".join(get_args(WorkerName)[1:])
+    assert f"instep run joiner             # or {names};" in RUNNING
+    metrics_page = " ".join((ROOT / "docs" / "metrics.md").read_text().split())
+    assert f"the label `worker` (joiner, {names})" in metrics_page
+
+
+def test_the_command_that_the_page_shows_is_whole() -> None:
+    page = (ROOT / "monitor" / "page" / "lists.js").read_text()
+    shown = re.search(r"`instep (replay .*?) \$\{alert\.id\}`", page)
+    assert shown is not None
+    options = set(re.findall(r"--[a-z-]+", shown[1]))
+    required = {o for p in get_command(app).commands["replay"].params if p.required for o in p.opts}  # type: ignore[attr-defined]
+    assert {o for o in required if o.startswith("--")} | {"--alerts", "--from-alert"} == options
 
 
 def test_the_events_shown_are_events() -> None:

@@ -22,7 +22,7 @@ const Lists = (() => {
     figure.push(`found by ${alert.detector} in windows of ${Words.SIZE_TITLES[alert.size_ms] ?? `${alert.size_ms} ms`}`);
     const show = make("button", { type: "button", className: "act", textContent: "show", "aria-label": `Show the time of ${alert.rule}` });
     show.addEventListener("click", () => jump(alert));
-    const again = Object.keys(alert.offsets ?? {}).length ? [make("p", { className: "more" }, "again: ", make("code", { textContent: `instep replay LOG --alerts RECORD --from-alert ${alert.id}` }))] : [];
+    const again = Object.keys(alert.offsets ?? {}).length ? [make("p", { className: "more" }, "again: ", make("code", { textContent: `instep replay LOG --out DIR --alerts RECORD --from-alert ${alert.id}` }))] : [];
     return make("li", { className: open ? "open" : "over", "data-tone": alert.severity, "data-alert": alert.id },
       make("div", { className: "when" }, make("b", { textContent: alert.rule }), make("span", { className: "severity", textContent: SEVERITIES[alert.severity] ?? alert.severity }), ` · ${took}`, make("br"), `${Words.day(alert.start_ms)} ${Words.clock(alert.start_ms)} UTC`),
       make("div", {}, make("p", { className: "reason", textContent: alert.reason }), make("p", { className: "remedy", textContent: alert.remedy }), make("p", { className: "more", textContent: figure.join(" · ") }), ...again),

@@ -229,7 +229,7 @@ def test_who_comes_again_is_told_what_it_missed_and_nothing_twice() -> None:
         again.close()
 
 
-@pytest.mark.parametrize("last", ["another-3", "run-99", "run-x", "nonsense"])
+@pytest.mark.parametrize("last", ["another-3", "run-99", "run-x", "nonsense", "run-" + "9" * 5_000])
 def test_who_knows_nothing_of_this_run_is_told_to_read_all_of_it_again(last: str) -> None:
     board = Board(run="run")
     board.add(quiet(0))

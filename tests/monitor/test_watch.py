@@ -11,11 +11,13 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from monitor.data import DataWindow
 from monitor.freshness import Freshness
 from monitor.lanes import OutOfOrderError, ScoreLane
 from monitor.measures import measure_of
 from monitor.row import Row
 from monitor.watch import Watch
+from monitor.windows import references
 from stream.events import Sample, Tick, Version, key_of
 from tests.monitor.messages import MINUTE_MS, START_MS, Messages, feed, feed_all, make, rules
 from trainer.scores import auc, calibration, gauc, normalised_entropy
@@ -369,3 +371,15 @@ def test_features_that_were_never_seen_with_their_items_are_counted() -> None:
         assert value.value == pytest.approx(changed / len(here), abs=1e-6)
         n_told += changed
     assert n_told > 10
+
+
+def test_histories_of_any_length_that_is_let_pass_add_up() -> None:
+    template = next(m for m in make(2).samples[0] if isinstance(m, Sample))
+    lengths = np.random.default_rng(0).integers(50_000, 65_537, 3_000)
+    window, known = DataWindow(), Watch(rules())._known
+    ages = bytes(8 * 65_536)
+    for n in lengths.tolist():
+        window.add([msgspec.structs.replace(template, sequence_at=ages[: 8 * n])], 0, known)
+    found = window.values(MINUTE_MS, known, references()[MINUTE_MS], unseen=False)["data.behaviours"]
+    assert found.value == pytest.approx(lengths.mean())
+    assert found.error == pytest.approx(lengths.std(ddof=1) / len(lengths) ** 0.5)
