@@ -22,7 +22,7 @@ class StreamSettings(Struct, frozen=True, forbid_unknown_fields=True):
     lateness_ms: Annotated[int, Meta(ge=0, le=10**12)] = 5_000
     """How far events may be out of order."""
     max_jump_ms: Ms = 3_600_000
-    """How far one record may push event time."""
+    """How far one record may push event time; two Ticks that agree push it further."""
     max_history: Annotated[int, Meta(ge=1, le=65_536)] = 2_048
     history_ttl_ms: Ms = 90 * DAY_MS
     policy: Literal["window", "eager"] = "window"

@@ -8,6 +8,10 @@ sequence cannot change any more then, whatever comes, so they do not depend on h
     event time   ---I-----A---------c------->   I impression, A action, c = closed_ms = I + longest window
     arrival      I, A, then anything at c + lateness_ms + 1: the watermark is c, the sample leaves
 
+One wrong time does little harm: an event that is far ahead of the clock is dead, and a Tick that is moves the clock by
+``max_jump_ms`` at most. Two Ticks in a row that agree are believed, so that no gap is too long for them. Only the first
+event, ahead of which there is no clock, is believed by itself: what it is ahead by is late until time has caught up.
+
 Samples leave in the order of ``closed_ms``, then of their impressions' offsets. Where the watermark enters
 another ``tick_ms`` a Tick with the watermark follows: every sample after it has a greater ``closed_ms``, and
 under the policy ``window`` none before it has. It also says what was read from the partition so far, as of the clock,
@@ -56,7 +60,8 @@ class JoinRules:
     lateness_ms
         How far behind the clock an event may arrive.
     max_jump_ms
-        How far ahead of the clock an event may be; a Tick further ahead moves the clock by so much only.
+        How far ahead of the clock an event may be. A Tick further ahead moves the clock by so much only, unless the
+        Tick before it was earlier by no more than this.
     max_history, history_ttl_ms
         A sequence holds at most so many behaviours, none older at the impression than this.
     policy
@@ -106,6 +111,7 @@ class _PartitionState(Struct, array_like=True):
     counts: dict[str, int]
     read: dict[str, int] = {}
     recent: Recent = field(default_factory=Recent)
+    ticked_ms: int = -1
 
 
 _NUMBER = Layout(">I")
@@ -157,6 +163,7 @@ class Joiner:
         self.next_offset = 0
         self.recent = Recent()
         """Records that could not be used, and among how many."""
+        self._ticked_ms = -1  # what the last Tick said, believed or not
         self._longest_ms = max(rules.windows.values())
         self._column = {kind: k for k, kind in enumerate(rules.windows)}
         self._counts = Counter({"in": 0, "pending": 0})
@@ -204,16 +211,17 @@ class Joiner:
         try:
             event = decode_event(record.value)
             at_ms, ahead_ms = event.at_ms, self.clock_ms + self.rules.max_jump_ms
+            until_ms = self._until(event) if isinstance(event, Tick) else at_ms
             if isinstance(event, Tick) and event.order:
                 self._counts["used.order"] += 1
-                self._advance(at_ms if self.clock_ms < 0 else min(at_ms, ahead_ms), record.offset, out)
+                self._advance(until_ms, record.offset, out)
                 if self.watermark_ms >= 0:
                     out.append(self._tick(event.order))
             elif at_ms <= self.watermark_ms:
                 self._counts[f"late.{type(event).__name__.lower()}"] += 1
             elif isinstance(event, Tick):
                 self._counts["used.tick"] += 1
-                self._advance(at_ms if self.clock_ms < 0 else min(at_ms, ahead_ms), record.offset, out)
+                self._advance(until_ms, record.offset, out)
             elif at_ms > ahead_ms and self.clock_ms >= 0:
                 raise BadEvent(f"Expected at most {ahead_ms}, got {at_ms} - at `$.at_ms`", "future")
             elif isinstance(event, Action):
@@ -225,6 +233,18 @@ class Joiner:
             self.recent.add(self.n_in)
             out.append(Dead(e.reason, str(e), self.partition, record.offset, record.value))
         return out
+
+    def _until(self, tick: Tick) -> int:
+        """How far a Tick moves the clock: by a jump at most, unless the Tick before it says nearly as much.
+
+        The same Tick again is no second opinion, nor is an order, which has the time of some person's machine.
+        """
+        before_ms, jump_ms = self._ticked_ms, self.rules.max_jump_ms
+        if not tick.order:
+            self._ticked_ms = tick.at_ms
+            if before_ms < tick.at_ms <= before_ms + jump_ms:
+                return tick.at_ms
+        return tick.at_ms if self.clock_ms < 0 else min(tick.at_ms, self.clock_ms + jump_ms)
 
     def _impression(self, event: Impression, offset: int, out: list[Output]) -> None:
         user = self._users.get(event.user)
@@ -404,7 +424,7 @@ class Joiner:
         joiner.watermark_ms = max(kept.watermark_ms, joiner.clock_ms - rules.lateness_ms - 1)
         joiner._counts.update(kept.counts)
         joiner._read.update(kept.read)
-        joiner.recent = kept.recent
+        joiner.recent, joiner._ticked_ms = kept.recent, kept.ticked_ms
         for name, (head, blocks) in _by_user(state).items():
             user = joiner._users[name] = joiner._new_user(name)
             user.load(head, blocks)
@@ -422,5 +442,5 @@ class Joiner:
 
     def _encode(self) -> bytes:
         clock = (self.clock_ms, self.watermark_ms, self.next_offset)
-        kept = _PartitionState(self._joined_as, *clock, self.counts, dict(self._read), self.recent)
-        return msgspec.msgpack.encode(kept)
+        so_far = (self.counts, dict(self._read), self.recent)
+        return msgspec.msgpack.encode(_PartitionState(self._joined_as, *clock, *so_far, self._ticked_ms))

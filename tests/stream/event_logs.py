@@ -146,12 +146,19 @@ def click(
 
 
 def in_time(log: Sequence[Event], rules: JoinRules) -> list[Event]:
-    """What is neither late nor too far ahead, Ticks shortened to the jump they may make."""
-    kept, clock = list(log[:1]), log[0].at_ms if log else 0
-    for e in log[1:]:
+    """What is neither late nor too far ahead, Ticks shortened to the jump they may make.
+
+    A Tick may jump from the Tick before it too, if it is later than that.
+    """
+    jump, clock, kept, ticked = rules.max_jump_ms, -1, list[Event](), list[int]()
+    for e in log:
+        bound = clock + jump if kept else e.at_ms
         if isinstance(e, Tick):
-            e = Tick(min(e.at_ms, clock + rules.max_jump_ms))
-        if clock - rules.lateness_ms <= e.at_ms <= clock + rules.max_jump_ms:
+            if ticked and 0 < e.at_ms - ticked[-1] <= jump:
+                bound = max(bound, e.at_ms)
+            ticked.append(e.at_ms)
+            e = Tick(min(e.at_ms, bound))
+        if clock - rules.lateness_ms <= e.at_ms <= bound:
             kept.append(e)
             clock = max(clock, e.at_ms)
     return kept

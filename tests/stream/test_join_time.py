@@ -17,8 +17,10 @@ from stream.events import (
     Impression,
     Origin,
     Tick,
+    encode_event,
 )
 from stream.join import Dead, Joiner, JoinRules
+from stream.log import Record
 from tests.stream.event_logs import (
     FIELDS,
     RULES,
@@ -148,6 +150,42 @@ def test_a_far_event_moves_nothing_and_a_far_tick_only_so_far() -> None:
     joiner.apply(far[3])
     assert joiner.clock_ms == 1_600
     assert joiner.watermark_ms == 1_600 - 15 - 1
+
+
+@pytest.mark.parametrize("first", [1_000, 1])
+@pytest.mark.parametrize("gap_ms", [301, 900, 10**9])
+def test_two_ticks_that_agree_cross_any_gap(gap_ms: int, first: int) -> None:
+    now = 1_000 + gap_ms
+    log: list[Event] = [impression(0, "ada", first, "a"), Tick(now), Tick(now + 1)]
+    log += [impression(n, "ada", now + n, "a") for n in range(1, 99)]
+    log += [Tick(now + 400), Tick(now + 700)]
+    assert len(samples(run(log))) == 99
+    assert len(samples(run([log[0], *log[3:-2]]))) < 2  # without them all is too far ahead
+
+
+@steadily
+@given(logs(), st.integers(0, 30), st.integers(301, 10**12), st.integers(1, 3))
+def test_a_wrong_tick_pushes_by_a_jump_at_most_however_often_it_was_sent(
+    log: list[Event], place: int, far_ms: int, n: int
+) -> None:
+    log = [Tick(1_000), *log]
+    place = min(place, len(log) - 1) + 1
+    joiner = Joiner(RULES, FIELDS, 0)
+    for record in records([*log[:place], *[Tick(10_000 + far_ms)] * n, *log[place:]]):
+        before_ms = joiner.clock_ms
+        joiner.apply(record)
+        joiner = Joiner.restore(RULES, FIELDS, 0, joiner.snapshot())
+        assert record.offset == 0 or joiner.clock_ms <= before_ms + RULES.max_jump_ms
+
+
+def test_orders_bear_out_no_tick_and_no_order() -> None:
+    joiner = Joiner(RULES, FIELDS, 0)
+    far: list[Event] = [Tick(10**9), Tick(10**9 + 1, "hold"), Tick(10**9 + 2, "release"), Tick(1_500)]
+    for record in records([Tick(1_000), *far]):
+        joiner.apply(record)
+    assert joiner.clock_ms == 1_000 + 3 * RULES.max_jump_ms
+    joiner.apply(Record(0, 9, b"", encode_event(Tick(10**9 + 3))))
+    assert joiner.clock_ms == 1_000 + 4 * RULES.max_jump_ms  # the Tick before said something else
 
 
 # ---- the eager policy
