@@ -81,6 +81,8 @@ class Standing(Struct):
     """Next Ticks to take note of, by partition."""
     gate: bytes = b""
     canary: bytes = b""
+    why_refused: str = ""
+    """Why what was due last did not go live; empty if it did."""
 
 
 class Loop:
@@ -240,7 +242,7 @@ class Loop:
             standing.learned_ms = standing.at_ms
             standing.n_samples += int((~held_back).sum())
         if self._canary is not None:
-            self._canary.add(list(compress(samples, held_back)), predicted.p[held_back[batch.slate]])
+            self._canary.add(list(compress(samples, held_back)))
         self.offsets.update({p: to for p, (_, to) in ranges.items()})
         standing.journal.append(ranges)
         if self._gate is not None:
@@ -251,9 +253,11 @@ class Loop:
             self._on_step(Step(samples, batch, predicted, self.version, self.why_held, held_back))
         self._expire()
         due = crossed(before_ms, standing.at_ms, self._rules.publish_ms)
-        if due and self._canary is not None and (why := self._canary.why_not(self.learner.predict)):
-            self._refuse(why)
-            return
+        if due:
+            standing.why_refused = self._why_refused()
+            if standing.why_refused:
+                self._refuse(standing.why_refused)
+                return
         if due or self.said.published is None:
             self.publish()
         if due:  # not with the extra publication of a restart, after which the table must be the same
@@ -278,6 +282,12 @@ class Loop:
         predicted = self.learner.step(rest)
         p[~is_own] = predicted.p
         return dataclasses.replace(predicted, p=p)
+
+    def _why_refused(self) -> str:
+        """Why the model is not to go live as it stands; empty to let it."""
+        if self._canary is None:
+            return ""
+        return self._canary.why_not(self.learner.predict, again=bool(self.standing.why_refused))
 
     def _is_news(self, version: Version) -> bool:
         """Whether the model log has nothing of it yet."""
@@ -315,6 +325,8 @@ class Loop:
         log.info("order=%r n_held=%d n_learned_now=%d", order, len(self.standing.held), len(again))
         if order != "hold":
             self.standing.held = []
+            if self._canary is not None and self.standing.why_refused:
+                self._canary.forgive()
         for ranges in again:
             self._learn_held(ranges)
 

@@ -477,6 +477,52 @@ def test_a_model_that_is_worse_for_those_held_back_does_not_go_live() -> None:
     assert mirrored(so_far) == rows_of(got.saved[after.version.step - 1])
 
 
+class Lasting:
+    """Turns the dense weights round at one step, and keeps them so whatever is learned until a later one."""
+
+    def __init__(self, until: int) -> None:
+        self.until = until
+
+    def __call__(self, step: Step, learner: Learner) -> None:
+        if step.version.step == FROM:
+            self.good = learner._dense.data.clone()
+        if FROM <= step.version.step <= self.until:
+            learner._dense.data.copy_(self.good * (-8 if step.version.step < self.until else 1))
+
+
+EACH = replace(RULES, publish_ms=1)
+
+
+def test_a_model_that_stays_worse_stays_refused() -> None:
+    until = 84
+    got = run(rules=EACH, canary=Canary(HELD_BACK), spoil=Lasting(until))
+    came = sum(int(mask(step).sum()) for step in got.steps if FROM <= step.version.step < until)
+    assert came > HELD_BACK.n_slates  # none of those that were tried first is among the newest
+    assert [r.version.step for r in refusals(got.model)][: until - FROM] == list(range(FROM, until))
+    assert {r.live for r in refusals(got.model)} == {Version(0, FROM - 1)}
+    assert got.publications[-1].version.step > until  # healed
+
+
+@pytest.mark.parametrize("order", ["release", "learn"])
+def test_what_is_refused_goes_live_when_it_is_released(order: str) -> None:
+    log = with_orders({200: order})
+    got = run(log=log, rules=EACH, gate=Person(), canary=Canary(HELD_BACK), spoil=Lasting(1000))
+    last = refusals(got.model)[-1].version.step
+    assert [p.version.step for p in got.publications if p.version.step >= FROM] == [
+        step.version.step for step in got.steps if step.version.step > last
+    ]
+    first = next(step for step in got.steps if step.version.step == last + 1)
+    assert SAMPLES[200].closed_ms < first.samples[-1].closed_ms < SAMPLES[206].closed_ms
+
+
+def test_a_release_lets_nothing_pass_that_comes_later() -> None:
+    plain = run(rules=EACH, gate=Person(), canary=Canary(HELD_BACK), spoil=spoiled)
+    before = next(step for step in plain.steps if step.version.step == FROM - 1)
+    log = with_orders({SAMPLES.index(before.samples[-1]): "release"})
+    released = run(log=log, rules=EACH, gate=Person(), canary=Canary(HELD_BACK), spoil=spoiled)
+    assert refusals(released.model) == refusals(plain.model) != []
+
+
 @pytest.mark.parametrize("n", [10, 35, 37, 44, 55])
 def test_a_restart_refuses_the_same_and_tells_it_once(n: int) -> None:
     whole = run(canary=Canary(HELD_BACK), spoil=spoiled)
