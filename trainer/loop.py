@@ -331,7 +331,8 @@ class Loop:
             self._learn_held(ranges)
 
     def _learn_held(self, ranges: Ranges) -> None:
-        """Learn a batch that was held; it was predicted when its time was, and moves time no more."""
+        """Learn a batch that was held, but for what is the canary's; it was predicted when its time was, and moves time
+        no more."""
         assert self._read_back is not None, "a gate that holds needs a way to read again"
         read = [record for p, (start, end) in ranges.items() for record in self._read_back(p, start, end)]
         found = [(decode_sample(record.value), record.partition, record.offset) for record in read]
@@ -340,8 +341,11 @@ class Loop:
         if not samples:
             log.warning("a batch that was held is gone ranges=%s", ranges)
             return
-        self.learner.step(self._batch_of(samples))
-        self.standing.n_samples += len(samples)
+        rest = list(compress(samples, ~self._held_back(samples)))
+        if not rest:
+            return
+        self.learner.step(self._batch_of(rest))
+        self.standing.n_samples += len(rest)
         self.standing.journal.append(ranges)
 
     def _expire(self) -> None:
