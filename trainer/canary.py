@@ -33,7 +33,7 @@ from trainer.scores import losses
 Predict = Callable[[Batch], NDArray[np.float32]]
 
 LEAST = 16
-"""Slates below which nothing is refused."""
+"""Slates below which nothing is refused that predicts at all."""
 MIX = 0x9E3779B97F4A7C15
 
 
@@ -97,7 +97,10 @@ class Canary:
             return ""
         rules = self.rules
         batch = make_batch([k.sample for k in self._kept], rules.n_item_fields, rules.n_kinds)
-        lost = losses(predict(batch)[:, 0].astype(np.float64), batch.labels[:, 0].astype(np.float64))
+        p = predict(batch)
+        if not np.isfinite(p).all():  # which chance never does, of however few
+            return f"what it predicts of {len(self._kept)} slates held back is not finite"
+        lost = losses(p[:, 0].astype(np.float64), batch.labels[:, 0].astype(np.float64))
         new = np.array([lost[a:b].sum() for a, b in pairwise(batch.first.tolist())])
         old = np.array([k.loss for k in self._kept if k.loss is not None])
         more = new[: len(old)] - old
@@ -114,7 +117,7 @@ class Canary:
         return ""
 
     def forgive(self) -> None:
-        """Let the next Version go live however it compares, and compare with that one."""
+        """Let the next Version go live however it compares, if it predicts at all, and compare with that one."""
         for kept in self._kept:
             kept.loss = None
 

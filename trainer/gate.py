@@ -46,7 +46,7 @@ class Gate(Protocol):
         """Why these are not to be learned, in words; empty to learn them."""
 
     def predicted(self, samples: Sequence[Sample], p: NDArray[np.float32]) -> None:
-        """Take what was predicted of a batch, float32 ``[N, K]``, learned or held."""
+        """Take what was predicted of a batch, float32 ``[N, K]``, all of it finite, learned or held."""
 
     def bands(self) -> tuple[Band, ...]:
         """What it looks at, as it stands."""

@@ -239,18 +239,19 @@ class Loop:
             del standing.held[:-HELD_MOST]
         else:
             predicted = self._step(samples, batch, held_back)
-            standing.learned_ms = standing.at_ms
-            standing.n_samples += int((~held_back).sum())
+            if predicted.learned:
+                standing.learned_ms = standing.at_ms
+                standing.n_samples += int((~held_back).sum())
         if self._canary is not None:
             self._canary.add(list(compress(samples, held_back)))
         self.offsets.update({p: to for p, (_, to) in ranges.items()})
         standing.journal.append(ranges)
-        if self._gate is not None:
-            self._gate.predicted(samples, predicted.p)
-        if self._on_step is not None and (
-            predicted.learned or self.why_held
-        ):  # one that is skipped has no figures
-            self._on_step(Step(samples, batch, predicted, self.version, self.why_held, held_back))
+        # one that is skipped has no figures, nor has one that was passed by and predicted as nothing
+        if (predicted.learned or self.why_held) and np.isfinite(predicted.p).all():
+            if self._gate is not None:
+                self._gate.predicted(samples, predicted.p)
+            if self._on_step is not None:
+                self._on_step(Step(samples, batch, predicted, self.version, self.why_held, held_back))
         self._expire()
         due = crossed(before_ms, standing.at_ms, self._rules.publish_ms)
         if due:
@@ -344,8 +345,8 @@ class Loop:
         rest = list(compress(samples, ~self._held_back(samples)))
         if not rest:
             return
-        self.learner.step(self._batch_of(rest))
-        self.standing.n_samples += len(rest)
+        if self.learner.step(self._batch_of(rest)).learned:
+            self.standing.n_samples += len(rest)
         self.standing.journal.append(ranges)
 
     def _expire(self) -> None:

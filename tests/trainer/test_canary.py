@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -66,3 +67,18 @@ def test_what_is_tried_is_compared_with_what_is_live_on_slates_that_both_have_sc
         assert refused == expected
         if not refused:
             live, scored, waiting = model, (scored + waiting)[-RULES.n_slates :], []
+
+
+@pytest.mark.parametrize("n", [1, LEAST, 40])
+def test_a_model_that_predicts_nothing_never_goes_live(n: int) -> None:
+    good, broken = predictor((0.1, 1)), predictor((np.nan, 1))
+    canary = Canary(RULES)
+    canary.add(SLATES[:n])
+    assert canary.why_not(good) == ""
+    kept = canary.state()
+    assert "not finite" in canary.why_not(broken)
+    assert canary.state() == kept  # it is nothing to compare with
+    canary.forgive()
+    assert "not finite" in canary.why_not(broken, again=True)
+    assert canary.why_not(good, again=True) == ""
+    assert canary.state() == kept

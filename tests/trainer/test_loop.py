@@ -13,13 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from monitor.breaker import Breaker, BreakerRules
 from stream.events import Sample, Tick, Version, decode_sample, encode_sample
 from stream.log import MemoryLog
 from tests.trainer.samples import CAPACITY, CONFIG, N_FIELDS, make_log, make_samples
+from trainer.batch import Batch
 from trainer.batcher import Batcher, Ranges, Told
 from trainer.canary import Canary, CanaryRules
 from trainer.gate import Band, Gate
-from trainer.learner import Learner
+from trainer.learner import Learner, Predicted
 from trainer.loop import Loop, LoopRules, Standing, Step
 from trainer.publication import Assembler, Publication, Refused, last_said
 
@@ -354,6 +356,46 @@ def test_a_restart_from_any_step_holds_the_same_batches(n: int) -> None:
         )
         assert a.bits() == b.bits()
     assert [step.why_held for step in again.steps] == [step.why_held for step in GATED.steps[n + 1 :]]
+
+
+BREAKER = BreakerRules(("click",), partitions=2)
+
+
+@pytest.mark.parametrize("watched", [False, True])
+@pytest.mark.parametrize("bad", [30, len(WHOLE.steps)])
+def test_a_batch_that_is_skipped_was_not_learned(
+    monkeypatch: pytest.MonkeyPatch, watched: bool, bad: int
+) -> None:
+    learn = Learner.step
+
+    def step(self: Learner, batch: Batch) -> Predicted:
+        weight = self._dense.data[:1]
+        before = float(weight)
+        if self.n_steps == bad - 1:
+            weight.fill_(np.nan)
+        predicted = learn(self, batch)
+        if not predicted.learned:
+            weight.fill_(before)
+        return predicted
+
+    monkeypatch.setattr(Learner, "step", step)
+    got = run(gate=Breaker(BREAKER) if watched else None)
+    assert got.loop.learner.n_bad == 1
+    assert [s.version.step for s in got.steps] == [n for n in range(1, len(WHOLE.steps) + 1) if n != bad]
+    assert got.loop.n_samples == sum(len(s.samples) for s in got.steps) < len(SAMPLES)
+    assert got.loop.standing.learned_ms == got.steps[-1].samples[-1].closed_ms
+
+
+def test_what_is_held_while_a_model_predicts_nothing_has_no_figures() -> None:
+    def spoil(step: Step, learner: Learner) -> None:
+        if step.version.step == 30:
+            learner._dense.data.fill_(np.nan)
+
+    breaker = Breaker(BREAKER)
+    breaker.order("hold")
+    got = run(gate=breaker, spoil=spoil)
+    assert [step.version.step for step in got.steps] == list(range(1, 31))
+    assert got.loop.version == WHOLE.loop.version
 
 
 def with_orders(orders: Mapping[int, str]) -> MemoryLog:
