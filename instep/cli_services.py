@@ -147,7 +147,10 @@ def release(
         ),
     ] = None,
 ) -> None:
-    """Let the trainer learn again, whoever held it; what was held is given up, or learned first."""
+    """Let the trainer learn again, whoever held it; what was held is given up, or learned first.
+
+    What the canary refuses goes live.
+    """
     _order(" ".join(["learn", *(offsets or [])]) if learn or offsets else "release", settings)
 
 

@@ -170,7 +170,7 @@ class Pipeline:
             pass
         self._show(self.samples.end())
         self.samples.trim(self.loop.needed)
-        if self.loop.n_samples:
+        if self.loop.n_samples and not self.loop.standing.why_refused:
             self.loop.publish()
         self.publish()
         if self._path is not None:
@@ -194,9 +194,11 @@ class Pipeline:
         """What became of every record, over all partitions."""
         return sum((Counter(j.counts) for j in self.joiners.values()), Counter())
 
-    def save(self) -> str:
-        """Write a checkpoint; returns its name."""
+    def save(self) -> None:
+        """Write a checkpoint, but of nothing that was refused: the index is filled with what it holds."""
         assert self._path is not None
+        if self.loop.standing.why_refused:
+            return
         notes = {} if self.on_save is None else self.on_save()
         self._saved_ms = self.loop.at_ms
         waiting: list[Record] = []
@@ -224,7 +226,7 @@ class Pipeline:
             "notes": notes,
         }
         keep = self.settings.trainer.keep
-        return checkpoint.save(self._path, self.learner.state(), manifest, blobs, keep=keep)
+        checkpoint.save(self._path, self.learner.state(), manifest, blobs, keep=keep)
 
     def _resume(self, found: checkpoint.Checkpoint) -> _Saved:
         then = msgspec.convert(found.manifest["settings"], Settings)

@@ -74,7 +74,7 @@ def small(**sections: dict[str, Any]) -> Settings:
             "capacity": 4_096,
         },
     }
-    return check({**raw, **{name: {**raw[name], **changes} for name, changes in sections.items()}})
+    return check({**raw, **{name: {**raw.get(name, {}), **changes} for name, changes in sections.items()}})
 
 
 def make_log(sent: Iterable[Event | bytes], partitions: int) -> MemoryLog:

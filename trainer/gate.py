@@ -6,6 +6,8 @@ held. The orders travel through the log of events as Ticks (``instep hold``, ``i
     hold                  from the next batch on nothing is learned
     release               learning goes on; what was held is given up
     learn [P:FROM-TO ...] learning goes on with what was held, or with the batches that lie within these offsets
+
+``release`` and ``learn`` also let the next Version go live, if the canary refused the last one.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ class Gate(Protocol):
         """Why these are not to be learned, in words; empty to learn them."""
 
     def predicted(self, samples: Sequence[Sample], p: NDArray[np.float32]) -> None:
-        """Take what was predicted of a batch, float32 ``[N, K]``, learned or held."""
+        """Take what was predicted of a batch, float32 ``[N, K]``, all of it finite, learned or held."""
 
     def bands(self) -> tuple[Band, ...]:
         """What it looks at, as it stands."""

@@ -87,6 +87,8 @@ class Standing(Struct):
     canary: bytes = b""
     closed_ms: dict[int, int] = {}
     """Of the batcher."""
+    why_refused: str = ""
+    """Why what was due last did not go live; empty if it did."""
 
 
 class Loop:
@@ -257,23 +259,26 @@ class Loop:
             del standing.held[:-HELD_MOST]
         else:
             predicted = self._step(samples, batch, held_back)
-            standing.learned_ms = standing.at_ms
-            standing.n_samples += int((~held_back).sum())
+            if predicted.learned:
+                standing.learned_ms = standing.at_ms
+                standing.n_samples += int((~held_back).sum())
         if self._canary is not None:
-            self._canary.add(list(compress(samples, held_back)), predicted.p[held_back[batch.slate]])
+            self._canary.add(list(compress(samples, held_back)))
         self.offsets.update({p: to for p, (_, to) in ranges.items()})
         standing.journal.append(ranges)
-        if self._gate is not None:
-            self._gate.predicted(samples, predicted.p)
-        if self._on_step is not None and (
-            predicted.learned or self.why_held
-        ):  # one that is skipped has no figures
-            self._on_step(Step(samples, batch, predicted, self.version, self.why_held, held_back))
+        # one that is skipped has no figures, nor has one that was passed by and predicted as nothing
+        if (predicted.learned or self.why_held) and np.isfinite(predicted.p).all():
+            if self._gate is not None:
+                self._gate.predicted(samples, predicted.p)
+            if self._on_step is not None:
+                self._on_step(Step(samples, batch, predicted, self.version, self.why_held, held_back))
         self._expire()
         due = crossed(before_ms, standing.at_ms, self._rules.publish_ms)
-        if due and self._canary is not None and (why := self._canary.why_not(self.learner.predict)):
-            self._refuse(why)
-            return
+        if due:
+            standing.why_refused = self._why_refused()
+            if standing.why_refused:
+                self._refuse(standing.why_refused)
+                return
         # the first of an epoch too, also when it is repeated: it empties the journal
         if due or self.said.published in (None, self.version):
             self.publish()
@@ -299,6 +304,12 @@ class Loop:
         predicted = self.learner.step(rest)
         p[~is_own] = predicted.p
         return dataclasses.replace(predicted, p=p)
+
+    def _why_refused(self) -> str:
+        """Why the model is not to go live as it stands; empty to let it."""
+        if self._canary is None:
+            return ""
+        return self._canary.why_not(self.learner.predict, again=bool(self.standing.why_refused))
 
     def _is_news(self, version: Version) -> bool:
         """Whether the model log has nothing of it yet."""
@@ -336,11 +347,14 @@ class Loop:
         log.info("order=%r n_held=%d n_learned_now=%d", order, len(self.standing.held), len(again))
         if order != "hold":
             self.standing.held = []
+            if self._canary is not None and self.standing.why_refused:
+                self._canary.forgive()
         for ranges in again:
             self._learn_held(ranges)
 
     def _learn_held(self, ranges: Ranges) -> None:
-        """Learn a batch that was held; it was predicted when its time was, and moves time no more."""
+        """Learn a batch that was held, but for what is the canary's; it was predicted when its time was, and moves time
+        no more."""
         assert self._read_back is not None, "a gate that holds needs a way to read again"
         read = [record for p, (start, end) in ranges.items() for record in self._read_back(p, start, end)]
         found = [(decode_sample(record.value), record.partition, record.offset) for record in read]
@@ -349,8 +363,11 @@ class Loop:
         if not samples:
             log.warning("a batch that was held is gone ranges=%s", ranges)
             return
-        self.learner.step(self._batch_of(samples))
-        self.standing.n_samples += len(samples)
+        rest = list(compress(samples, ~self._held_back(samples)))
+        if not rest:
+            return
+        if self.learner.step(self._batch_of(rest)).learned:
+            self.standing.n_samples += len(rest)
         self.standing.journal.append(ranges)
 
     def _expire(self) -> None:

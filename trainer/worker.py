@@ -6,6 +6,8 @@ nothing is learned twice and nothing is published twice, wherever it was killed:
 
     checkpoint at 0.0120       0.0150 published last, then killed at 0.0157
          |----- repeated, silent ----|---- repeated, and published at 0.0160 as if nothing had happened
+
+While Versions are refused no checkpoint is written, so that none holds what was refused.
 """
 
 from __future__ import annotations
@@ -211,9 +213,11 @@ class TrainerWorker:
             self._source.close()
             self._model.close()
 
-    def save(self) -> str:
-        """Write a checkpoint; returns its name."""
+    def save(self) -> None:
+        """Write a checkpoint, but of nothing that was refused: an index may be filled with what a checkpoint holds."""
         loop, rules = self.loop, self._rules
+        if loop.standing.why_refused:
+            return
         place = _Place(
             version=loop.version,
             samples=dict(loop.offsets),
@@ -226,7 +230,6 @@ class TrainerWorker:
         self._metrics.touch("instep_last_checkpoint_timestamp_seconds")
         self._saved, self._saved_ms = loop.version, loop.at_ms
         log.info("checkpoint written name=%s n_samples=%d", name, loop.n_samples)
-        return name
 
     def _stepped(self, step: Step) -> None:
         self._metrics.add("instep_batches_total")

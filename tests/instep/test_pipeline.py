@@ -26,6 +26,7 @@ from stream.files import FileSource, write_events
 from stream.log import MemoryLog
 from tests.worlds import WORLD, damage, make_log, product, small
 from trainer import checkpoint
+from trainer.canary import Canary
 from trainer.checkpoint import CheckpointError, DamagedCheckpoint, weights_sha256
 from trainer.loop import Step
 from trainer.model.simhash import encode, hamming
@@ -402,3 +403,24 @@ def test_a_person_holds_training_through_the_log_and_lets_it_go_on(tmp_path: Pat
     assert sum(again.pipeline.source.offsets.values()) == n
     assert again.sha256 == run.sha256
     assert again.pipeline.loop.n_samples == run.pipeline.loop.n_samples
+
+
+def test_what_is_refused_goes_into_no_index_and_no_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_learned = 30
+
+    def why_not(self: Canary, predict: Any, *, again: bool = False) -> str:
+        return "worse" if predict.__self__.n_steps > n_learned else ""
+
+    monkeypatch.setattr(Canary, "why_not", why_not)
+    s = small(breaker={"held_back": 0.3}, trainer={"batch_samples": 2})
+    run = Run(s=s, path=tmp_path).finish(8)
+    assert run.pipeline.loop.version.step > n_learned + 10
+    assert run.pipeline.index.version is not None
+    assert run.pipeline.index.version.step <= n_learned
+    saved = [checkpoint.load(tmp_path, name).version.step for name in checkpoint.names(tmp_path)]
+    assert max(saved) <= n_learned
+    again = Run(s=s, path=tmp_path)
+    assert again.pipeline.index.version == again.pipeline.resumed_at == checkpoint.load(tmp_path).version
+    assert again.finish(8).sha256 == run.sha256

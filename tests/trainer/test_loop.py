@@ -13,13 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from monitor.breaker import Breaker, BreakerRules
 from stream.events import Sample, Tick, Version, decode_sample, encode_sample
 from stream.log import MemoryLog
 from tests.trainer.samples import CAPACITY, CONFIG, N_FIELDS, make_log, make_samples
+from trainer.batch import Batch
 from trainer.batcher import Batcher, Ranges, Told
 from trainer.canary import Canary, CanaryRules
 from trainer.gate import Band, Gate
-from trainer.learner import Learner
+from trainer.learner import Learner, Predicted
 from trainer.loop import Loop, LoopRules, Standing, Step
 from trainer.publication import Assembler, Publication, Refused, last_said
 
@@ -408,6 +410,46 @@ def test_a_restart_within_a_burst_hears_every_tick_before_the_same_batch(lag_ms:
         assert again.saved[-1].bits() == whole.saved[-1].bits()
 
 
+BREAKER = BreakerRules(("click",), partitions=2)
+
+
+@pytest.mark.parametrize("watched", [False, True])
+@pytest.mark.parametrize("bad", [30, len(WHOLE.steps)])
+def test_a_batch_that_is_skipped_was_not_learned(
+    monkeypatch: pytest.MonkeyPatch, watched: bool, bad: int
+) -> None:
+    learn = Learner.step
+
+    def step(self: Learner, batch: Batch) -> Predicted:
+        weight = self._dense.data[:1]
+        before = float(weight)
+        if self.n_steps == bad - 1:
+            weight.fill_(np.nan)
+        predicted = learn(self, batch)
+        if not predicted.learned:
+            weight.fill_(before)
+        return predicted
+
+    monkeypatch.setattr(Learner, "step", step)
+    got = run(gate=Breaker(BREAKER) if watched else None)
+    assert got.loop.learner.n_bad == 1
+    assert [s.version.step for s in got.steps] == [n for n in range(1, len(WHOLE.steps) + 1) if n != bad]
+    assert got.loop.n_samples == sum(len(s.samples) for s in got.steps) < len(SAMPLES)
+    assert got.loop.standing.learned_ms == got.steps[-1].samples[-1].closed_ms
+
+
+def test_what_is_held_while_a_model_predicts_nothing_has_no_figures() -> None:
+    def spoil(step: Step, learner: Learner) -> None:
+        if step.version.step == 30:
+            learner._dense.data.fill_(np.nan)
+
+    breaker = Breaker(BREAKER)
+    breaker.order("hold")
+    got = run(gate=breaker, spoil=spoil)
+    assert [step.version.step for step in got.steps] == list(range(1, 31))
+    assert got.loop.version == WHOLE.loop.version
+
+
 def with_orders(orders: Mapping[int, str]) -> MemoryLog:
     """The log of samples with orders behind the sample of these numbers."""
     log, said = MemoryLog(2), 0
@@ -510,6 +552,20 @@ def test_who_is_held_back_is_predicted_and_never_learned() -> None:
         np.testing.assert_allclose(again.predict(step.batch)[own], step.predicted.p[own], atol=1e-6)
 
 
+def test_what_was_held_is_learned_without_the_users_who_are_held_back() -> None:
+    log, lasting = with_orders({60: "hold", 130: "learn"}), replace(RULES, row_ttl_ms=10**8)
+    got = run(log=log, gate=Person(), canary=Canary(HELD_BACK), rules=lasting)
+    own = {s.user for s in SAMPLES if Canary(HELD_BACK).is_held_back(s)}
+    held = [step for step in got.steps if step.why_held]
+    learned_again = [step for step in held if not mask(step).all()]
+    assert len(held) > len(learned_again) > 5  # some are the canary's alone
+    assert not set(got.loop.learner.table.keys.tolist()) & own
+    assert got.loop.n_samples == sum(s.user not in own for s in SAMPLES)
+    assert got.loop.version.step == len(got.steps) + len(learned_again)
+    journal = [entry for p in got.publications for entry in p.journal]
+    assert len(journal) + len(got.loop.standing.journal) == got.loop.version.step
+
+
 def mask(step: Step) -> np.ndarray[Any, np.dtype[np.bool_]]:
     assert step.held_back is not None
     return step.held_back
@@ -527,6 +583,52 @@ def test_a_model_that_is_worse_for_those_held_back_does_not_go_live() -> None:
     assert after.since == live  # it reaches back over all that was refused
     so_far = got.publications[: got.publications.index(after) + 1]
     assert mirrored(so_far) == rows_of(got.saved[after.version.step - 1])
+
+
+class Lasting:
+    """Turns the dense weights round at one step, and keeps them so whatever is learned until a later one."""
+
+    def __init__(self, until: int) -> None:
+        self.until = until
+
+    def __call__(self, step: Step, learner: Learner) -> None:
+        if step.version.step == FROM:
+            self.good = learner._dense.data.clone()
+        if FROM <= step.version.step <= self.until:
+            learner._dense.data.copy_(self.good * (-8 if step.version.step < self.until else 1))
+
+
+EACH = replace(RULES, publish_ms=1)
+
+
+def test_a_model_that_stays_worse_stays_refused() -> None:
+    until = 84
+    got = run(rules=EACH, canary=Canary(HELD_BACK), spoil=Lasting(until))
+    came = sum(int(mask(step).sum()) for step in got.steps if FROM <= step.version.step < until)
+    assert came > HELD_BACK.n_slates  # none of those that were tried first is among the newest
+    assert [r.version.step for r in refusals(got.model)][: until - FROM] == list(range(FROM, until))
+    assert {r.live for r in refusals(got.model)} == {Version(0, FROM - 1)}
+    assert got.publications[-1].version.step > until  # healed
+
+
+@pytest.mark.parametrize("order", ["release", "learn"])
+def test_what_is_refused_goes_live_when_it_is_released(order: str) -> None:
+    log = with_orders({200: order})
+    got = run(log=log, rules=EACH, gate=Person(), canary=Canary(HELD_BACK), spoil=Lasting(1000))
+    last = refusals(got.model)[-1].version.step
+    assert [p.version.step for p in got.publications if p.version.step >= FROM] == [
+        step.version.step for step in got.steps if step.version.step > last
+    ]
+    first = next(step for step in got.steps if step.version.step == last + 1)
+    assert SAMPLES[200].closed_ms < first.samples[-1].closed_ms < SAMPLES[206].closed_ms
+
+
+def test_a_release_lets_nothing_pass_that_comes_later() -> None:
+    plain = run(rules=EACH, gate=Person(), canary=Canary(HELD_BACK), spoil=spoiled)
+    before = next(step for step in plain.steps if step.version.step == FROM - 1)
+    log = with_orders({SAMPLES.index(before.samples[-1]): "release"})
+    released = run(log=log, rules=EACH, gate=Person(), canary=Canary(HELD_BACK), spoil=spoiled)
+    assert refusals(released.model) == refusals(plain.model) != []
 
 
 @pytest.mark.parametrize("n", [10, 35, 37, 44, 55])

@@ -14,12 +14,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from indexer.index import MemoryIndex
+from indexer.worker import IndexerWorker
 from stream.events import Version
 from stream.log import MemoryLog
 from stream.metrics import Metrics
 from tests.trainer.samples import CAPACITY, CONFIG, make_log, make_samples
-from tests.trainer.test_loop import mirrored
+from tests.trainer.test_loop import FROM, HELD_BACK, mirrored, refusals, spoiled
 from trainer import checkpoint, worker
+from trainer.canary import Canary
 from trainer.checkpoint import CheckpointError
 from trainer.loop import LoopRules
 from trainer.publication import Assembler, Publication, last_said
@@ -163,6 +166,59 @@ def test_all_of_the_model_can_be_had_from_a_checkpoint(whole: World, tmp_path: P
     assert {k: v.tobytes() for k, v in publication.dense.items()} == {
         k: v.tobytes() for k, v in dense.items()
     }
+
+
+class Refusing(World):
+    """Half of the users are held back, and from step `FROM` on every weight is turned round."""
+
+    def start(self) -> TrainerWorker:
+        self.rules = replace(self.rules, loop=replace(LOOP, publish_ms=1), poll_records=1)
+        return TrainerWorker(
+            LOG.source(),
+            self.model.sink({SCORES: self.scores}),
+            self.model.source(),
+            self.rules,
+            Metrics("trainer"),
+            now_ms=lambda: 7,
+            canary=Canary(HELD_BACK),
+            on_step=lambda step: spoiled(step, self.worker.loop.learner),
+        )
+
+
+def test_an_index_is_not_filled_with_what_was_refused(tmp_path: Path) -> None:
+    world = Refusing(tmp_path)
+    while world.worker.loop.version.step < FROM + 2:
+        world.worker.step()
+    told = [refused.version for refused in refusals(world.model)]
+    assert told == [Version(0, n) for n in range(FROM, FROM + 3)]
+    names = checkpoint.names(tmp_path)
+    world.worker.save()
+    world.worker.finish()
+    assert checkpoint.names(tmp_path) == names
+    index, planes = MemoryIndex(), world.worker.loop.learner.table.planes
+    indexer = IndexerWorker(
+        world.model.source(),
+        index,
+        planes,
+        lambda: worker.whole(world.rules),
+        Metrics("indexer"),
+        now_ms=lambda: 7,
+    )
+    assert index.version == checkpoint.load(tmp_path).version < told[0]
+    while not indexer.drained:
+        indexer.step()
+    assert index.version == last_said(world.model.source()).published == Version(0, FROM - 1)
+    # a trainer that is built anew repeats what was refused, and says nothing twice
+    before, version = world.messages(), world.worker.loop.version
+    world.worker = world.start()
+    assert world.worker.loop.version < told[0]
+    while world.worker.loop.version < version:
+        world.worker.step()
+    assert world.messages() == before
+    while world.worker.loop.standing.why_refused:
+        world.worker.step()
+    world.worker.finish()
+    assert checkpoint.load(tmp_path).version == world.worker.loop.version > told[-1]
 
 
 def test_a_rollback_begins_an_epoch_with_a_whole_publication(tmp_path: Path) -> None:
