@@ -23,6 +23,7 @@ The state is kept outside under keys of bytes, which serve as keys of a compacte
 
     b""                              the partition: clock, watermark, next offset, counts
     b"u" + user                      the user's head
+    b"o" + offset, 8 bytes + user    an open impression of the user
     b"h" + number, 4 bytes + user    a block of the user's history
 """
 
@@ -114,21 +115,24 @@ class _PartitionState(Struct, array_like=True):
     ticked_ms: int = -1
 
 
-_NUMBER = Layout(">I")
+_BLOCK, _OPEN = Layout(">cI"), Layout(">cQ")
 
 
 def _block_key(name: str, n: int) -> bytes:
-    return b"h" + _NUMBER.pack(n) + name.encode()
+    return _BLOCK.pack(b"h", n) + name.encode()
 
 
-def _by_user(state: Mapping[bytes, bytes]) -> dict[str, tuple[bytes, dict[int, bytes]]]:
-    """The head and the blocks of each user."""
-    blocks: dict[str, dict[int, bytes]] = {}
+def _open_key(name: str, offset: int) -> bytes:
+    return _OPEN.pack(b"o", offset) + name.encode()
+
+
+def _by_user(state: Mapping[bytes, bytes], layout: Layout, mark: bytes) -> dict[str, dict[int, bytes]]:
+    """What is kept of each user under keys with this mark, by its number."""
+    found: dict[str, dict[int, bytes]] = {}
     for key, raw in state.items():
-        if key[:1] == b"h":
-            blocks.setdefault(key[5:].decode(), {})[_NUMBER.unpack_from(key, 1)[0]] = raw
-    names = {key: key[1:].decode() for key in state if key[:1] == b"u"}
-    return {name: (state[key], blocks.get(name, {})) for key, name in names.items()}
+        if key[:1] == mark:
+            found.setdefault(key[layout.size :].decode(), {})[layout.unpack_from(key)[1]] = raw
+    return found
 
 
 class Joiner:
@@ -261,7 +265,7 @@ class Joiner:
         self._advance(event.at_ms, offset, out)
         self._read["impression"] += 1
         user = self._user(event.user, event.at_ms)
-        user.open[event.id] = opened
+        user.begin(opened)
         heappush(self._closing, (opened.closed_ms, offset, event.user, event.id))
         if self.rules.policy == "eager":
             self._counts["used.impression"] += 1
@@ -311,7 +315,7 @@ class Joiner:
             outcome = "used.label"
             self._read[action.kind] += not action.is_new  # which was counted when it came
             for i in places:
-                opened.labels[i * opened.n_kinds + kind] = 1
+                user.label(opened, i, kind)
                 if self.rules.policy == "eager":
                     origin = Origin(self.partition, offset, len(out))
                     out.append(user.sample(opened.only(i, kind), self.clock_ms, origin, "click"))
@@ -334,7 +338,7 @@ class Joiner:
         self.watermark_ms = watermark
         while self._closing and self._closing[0][0] <= watermark:
             _, _, name, impression = heappop(self._closing)
-            opened = self._users[name].open.pop(impression)
+            opened = self._users[name].close(impression)
             self._touched.add(name)
             if self.rules.policy == "window":
                 origin = Origin(self.partition, offset, len(out))
@@ -357,6 +361,7 @@ class Joiner:
                 heappush(self._idle, (due_ms, name))
             else:
                 del self._users[name]
+                self._gone.update(_open_key(name, offset) for offset in user.kept_open)
                 self._gone.update(_block_key(name, n) for n in user.history.kept_blocks)
         if watermark >= 0 and watermark // self.rules.tick_ms > before // self.rules.tick_ms:
             out.append(self._tick())
@@ -382,6 +387,7 @@ class Joiner:
         for name, user in self._users.items():
             user.trim(self.watermark_ms)
             state[b"u" + name.encode()] = user.encode()
+            state |= {_open_key(name, offset): raw for offset, raw in user.encode_open().items()}
             state |= {_block_key(name, n): raw for n, raw in user.history.blocks().items()}
         return state
 
@@ -389,18 +395,19 @@ class Joiner:
         """What has changed in the snapshot since this was asked last; None for what is to go.
 
         Laid over an earlier snapshot it gives one from which the joiner goes on in the same way. However long
-        histories are, an event changes a block or two, and what is open.
+        histories are and however much is open, an event changes a block or two, and the impressions that it opens,
+        labels or closes.
         """
         changed: dict[bytes, bytes | None] = dict.fromkeys(sorted(self._gone))
         for name in sorted(self._touched):
-            key = name.encode()
+            key = b"u" + name.encode()
             if (user := self._users.get(name)) is None:
-                changed[b"u" + key] = None
+                changed[key] = None
                 continue
             user.trim(self.watermark_ms)
-            changed[b"u" + key] = user.encode()
-            for n, raw in user.history.changed_blocks().items():
-                changed[b"h" + _NUMBER.pack(n) + key] = raw
+            changed[key] = user.encode()
+            changed |= {_open_key(name, offset): raw for offset, raw in user.changed_open().items()}
+            changed |= {_block_key(name, n): raw for n, raw in user.history.changed_blocks().items()}
         self._touched, self._gone = set(), set()
         changed[b""] = self._encode()
         return changed
@@ -425,9 +432,13 @@ class Joiner:
         joiner._counts.update(kept.counts)
         joiner._read.update(kept.read)
         joiner.recent, joiner._ticked_ms = kept.recent, kept.ticked_ms
-        for name, (head, blocks) in _by_user(state).items():
+        opened, blocks = _by_user(state, _OPEN, b"o"), _by_user(state, _BLOCK, b"h")
+        for key in state:
+            if key[:1] != b"u":
+                continue
+            name = key[1:].decode()
             user = joiner._users[name] = joiner._new_user(name)
-            user.load(head, blocks)
+            user.load(state[key], opened.get(name, {}), blocks.get(name, {}))
             joiner._closing += [(o.closed_ms, o.offset, name, o.id) for o in user.open.values()]
             joiner._giving_up += [(w.at_ms, name, i) for i, ws in user.waiting.items() for w in ws]
             joiner._idle.append((user.look_ms, name))

@@ -1,6 +1,7 @@
 """What the joiner remembers of one user: open impressions, actions that wait for one, and the history.
 
-Outside it is kept as a head and the blocks of the history, so that an event changes little of it.
+Outside it is kept as a head, the open impressions by their offsets and the blocks of the history, so that an event
+changes little of it, however much is open and however long the history is.
 """
 
 from __future__ import annotations
@@ -92,15 +93,17 @@ def open_impression(
 
 
 class _Head(Struct, array_like=True):
-    open: list[Open]
+    open: list[Open]  # where it was written before each had a key of its own
     waiting: dict[str, list[Waiting]]
     first: int
     end: int
     look_ms: int
+    n_open: int = 0
 
 
 _packer = msgspec.msgpack.Encoder()
 _unpacker = msgspec.msgpack.Decoder(_Head)
+_open_unpacker = msgspec.msgpack.Decoder(Open)
 
 
 class UserState:
@@ -109,7 +112,17 @@ class UserState:
     ``max_history`` and ``ttl_ms`` bound what a sample sees of the history; see `History.before`.
     """
 
-    __slots__ = ("history", "key", "look_ms", "max_history", "open", "ttl_ms", "waiting")
+    __slots__ = (
+        "_changed",
+        "_kept",
+        "history",
+        "key",
+        "look_ms",
+        "max_history",
+        "open",
+        "ttl_ms",
+        "waiting",
+    )
 
     def __init__(self, name: str, n_fields: int, max_history: int, ttl_ms: int, look_ms: int = 0) -> None:
         self.key = key_of("user", name)
@@ -118,8 +131,26 @@ class UserState:
         self.look_ms = look_ms
         """The watermark at which to look whether anything is left."""
         self.open: dict[str, Open] = {}
+        """By id, in the order of their offsets."""
         self.waiting: dict[str, list[Waiting]] = {}
         self.history = History(n_fields)
+        self._changed: dict[int, Open] = {}  # by offset: opened, labelled or closed since it was given out
+        self._kept: set[int] = set()  # offsets of those that may be kept outside
+
+    def begin(self, opened: Open) -> None:
+        """Open an impression."""
+        self.open[opened.id] = self._changed[opened.offset] = opened
+
+    def label(self, opened: Open, i: int, kind: int) -> None:
+        """Label candidate ``i`` of an open impression."""
+        opened.labels[i * opened.n_kinds + kind] = 1
+        self._changed[opened.offset] = opened
+
+    def close(self, impression: str) -> Open:
+        """The impression, which is open no longer."""
+        opened = self.open.pop(impression)
+        self._changed[opened.offset] = opened
+        return opened
 
     def sample(self, opened: Open, closed_ms: int, origin: Origin, stage: str) -> Sample:
         """The impression as it stands, with the behaviours strictly before it."""
@@ -163,15 +194,44 @@ class UserState:
         return max(due, default=None)
 
     def encode(self) -> bytes:
-        """The head: all but the behaviours."""
+        """The head: all but the behaviours and what is open."""
         history = self.history
-        head = _Head(list(self.open.values()), self.waiting, history.first, history.end, self.look_ms)
-        return _packer.encode(head)
+        return _packer.encode(
+            _Head([], self.waiting, history.first, history.end, self.look_ms, len(self.open))
+        )
 
-    def load(self, head: bytes, blocks: Mapping[int, bytes]) -> None:
-        """Become what `encode` and the history's blocks say. Raises ValueError if that is not whole."""
+    def encode_open(self) -> dict[int, bytes]:
+        """All open impressions by offset; they may be kept from now on, so `changed_open` says which are to go."""
+        self._kept.update(o.offset for o in self.open.values())
+        return {o.offset: _packer.encode(o) for o in self.open.values()}
+
+    def changed_open(self) -> dict[int, bytes | None]:
+        """The open impressions that differ from those given out so far, by offset; None for one that is to go."""
+        changed: dict[int, bytes | None] = {}
+        for offset, opened in self._changed.items():
+            if self.open.get(opened.id) is opened:
+                changed[offset] = _packer.encode(opened)
+            elif offset in self._kept:
+                changed[offset] = None
+        self._kept.update(changed)
+        self._kept.difference_update(offset for offset, raw in changed.items() if raw is None)
+        self._changed = {}
+        return changed
+
+    @property
+    def kept_open(self) -> list[int]:
+        """The offsets of impressions that may be kept outside."""
+        return sorted(self._kept)
+
+    def load(self, head: bytes, opened: Mapping[int, bytes], blocks: Mapping[int, bytes]) -> None:
+        """Become what `encode`, `encode_open` and the history's blocks say. Raises ValueError if that is not whole."""
         kept = _unpacker.decode(head)
-        self.open = {o.id: o for o in kept.open}
+        if len(opened) != kept.n_open:
+            raise ValueError(f"open impressions: expected {kept.n_open}, got {len(opened)}")
+        for one in [*kept.open, *(_open_unpacker.decode(opened[offset]) for offset in sorted(opened))]:
+            self.open[one.id] = one
+        self._changed = {o.offset: o for o in kept.open}
+        self._kept = set(opened)
         self.waiting = kept.waiting
         self.look_ms = kept.look_ms
         self.history = History.of_blocks(blocks, self.history.n_fields, kept.first, kept.end)

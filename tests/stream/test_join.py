@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -252,9 +253,10 @@ def test_nothing_is_kept_of_users_who_are_long_gone(log: list[Event], data: st.D
 
 @pytest.mark.parametrize("user", ["", "h\0\0\0\0", "\0", "ü\n", "u" * 512])
 def test_a_user_may_have_any_name(user: str) -> None:
-    names = [f"{user}x", f"u{user}", f"h{user}", f"h\0\0\0\0{user}"]
+    names = [f"{user}x", f"u{user}", f"h{user}", f"o{user}", f"h\0\0\0\0{user}", f"o{8 * chr(0)}{user}"]
     joiner = Joiner(RULES, FIELDS, 0)
-    for record in records(click(1_000 + n, None, user=name) for name in names for n in range(5)):
+    happened: list[Event] = [click(1_000 + n, None, user=name) for name in names for n in range(5)]
+    for record in records([*happened, *(impression(1, name, 1_010, "ab") for name in names)]):
         joiner.apply(record)
     kept: dict[bytes, bytes] = {}
     lay_over(kept, joiner.changes())
@@ -289,9 +291,61 @@ def test_what_an_event_changes_does_not_grow_with_the_history(
                 sizes = [len(key) + len(raw or b"") for key, raw in joiner.changes().items()]
                 most = max(most, sum(sizes))
         most_bytes[n_behaviours] = most
-    # 70 ms of impressions are open; 15 ms of behaviours may have to make room
-    assert max(most_bytes.values()) < 20 * 250 + 3 * history.BLOCK * 32 + 500, most_bytes
+    # an impression or two; 15 ms of behaviours may have to make room
+    assert max(most_bytes.values()) < 2 * 250 + 3 * history.BLOCK * 32 + 500, most_bytes
     assert max(most_bytes.values()) < 1.05 * min(most_bytes.values()), most_bytes
+
+
+@pytest.mark.parametrize("policy", ["window", "eager"])
+def test_what_an_event_changes_does_not_grow_with_what_is_open(policy: Any) -> None:
+    rules = replace(RULES, windows={"click": 10_000, "buy": 10_000}, policy=policy)
+    joiner = Joiner(rules, FIELDS, 0)
+    most_bytes: dict[int, int] = {}
+    for n in range(15_000):  # from 10,000 on as many close as open
+        for event in (
+            impression(n, "anonymous", 1_000 + n, "abc"),
+            click(1_000 + n, f"i{n}", user="anonymous"),
+        ):
+            joiner.apply(Record(0, joiner.next_offset, b"", encode_event(event)))
+        if n % 5_000 < 10:
+            changed = joiner.changes()
+            assert max(len(raw or b"") for raw in changed.values()) < 1_000
+            if n % 5_000:
+                sizes = [len(key) + len(raw or b"") for key, raw in changed.items()]
+                most_bytes[n // 5_000] = max(most_bytes.get(n // 5_000, 0), sum(sizes))
+    [user] = joiner._users.values()
+    assert len(user.open) > 9_999
+    assert max(most_bytes.values()) < 1.2 * min(most_bytes.values()), most_bytes
+
+
+@steadily
+@given(logs(), st.sampled_from(["window", "eager"]), st.integers(0, 30))
+def test_a_state_from_before_impressions_had_keys_is_read(log: list[Event], policy: Any, place: int) -> None:
+    rules, log = replace(RULES, policy=policy), log + flush()[:5]
+    steady = Joiner(rules, FIELDS, 0)
+    for record in records(log[:place]):
+        steady.apply(record)
+    kept = steady.snapshot()
+    for name, user in steady._users.items():
+        head = msgspec.msgpack.decode(kept[b"u" + name.encode()])
+        kept[b"u" + name.encode()] = msgspec.msgpack.encode([list(user.open.values()), *head[1:5]])
+    kept = {key: raw for key, raw in kept.items() if key[:1] != b"o"}
+    restarted = Joiner.restore(rules, FIELDS, 0, kept)
+    assert restarted.snapshot() == steady.snapshot()
+    for record in records(log)[place:]:
+        assert restarted.apply(record) == steady.apply(record)
+        lay_over(kept, restarted.changes())
+        assert Joiner.restore(rules, FIELDS, 0, kept).snapshot() == steady.snapshot()
+
+
+def test_a_state_that_lacks_an_open_impression_is_refused() -> None:
+    joiner = Joiner(RULES, FIELDS, 0)
+    for record in records([impression(1, "ada", 1_000, "ab"), impression(2, "ada", 1_000, "ab")]):
+        joiner.apply(record)
+    kept = joiner.snapshot()
+    del kept[next(key for key in kept if key[:1] == b"o")]
+    with pytest.raises(ValueError, match="open impressions: expected 2, got 1"):
+        Joiner.restore(RULES, FIELDS, 0, kept)
 
 
 @steadily
