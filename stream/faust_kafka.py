@@ -21,7 +21,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Protocol
 
 import faust
@@ -206,6 +206,10 @@ class _Consumer(aiokafka.Consumer):
     def _keeper(self) -> Keeper:
         assert isinstance(self.transport, _Transport)
         return self.transport.keeper
+
+    def _filter_tps_with_pending_acks(self, topics: Collection[TP | str] | None = None) -> Iterator[TP]:
+        # all of them: what was acknowledged before a rebalance is forgotten, and may be the last there is
+        return (tp for tp in self.assignment() if topics is None or tp in topics or tp.topic in topics)
 
     def _new_offset(self, tp: TP) -> int | None:
         super()._new_offset(tp)  # forgets what was acknowledged

@@ -64,6 +64,11 @@ class ProfilesWorld:
                 at.partition: found.offset for at, found in admin.list_group_offsets(group)[group].items()
             }
 
+    def forget_commits(self) -> None:
+        """Let Kafka forget the group."""
+        with self.cluster.admin() as admin:
+            admin.delete_groups([self.cluster.topic("profiles")])
+
     def ends(self) -> dict[int, int]:
         """The next offsets of the events, behind the last transaction that has ended."""
         source = KafkaSource(self.cluster, "events")

@@ -243,6 +243,18 @@ def test_a_second_worker_joins_and_leaves_and_nothing_is_lost(world: ProfilesWor
     assert world.committed() == len(RECORDS)
 
 
+def test_what_is_durable_is_committed_though_nothing_comes_behind_it(
+    world: ProfilesWorld, tmp_path: Path
+) -> None:
+    told = tmp_path / "stderr"
+    world.append(RECORDS)
+    world.drain()
+    world.forget_commits()
+    assert world.committed() == 0
+    with world.worker(told) as child:
+        until(lambda: world.committed() == len(RECORDS), told, child)
+
+
 def test_health_and_metrics_say_what_became_of_every_record(world: ProfilesWorld, tmp_path: Path) -> None:
     told = tmp_path / "stderr"
     world.append(RECORDS)
