@@ -27,11 +27,12 @@ from faust.types import TP, EventT, StreamT
 
 from stream.cluster import Cluster
 from stream.events import Action, BadEvent, Origin, decode_event, key_of
-from stream.faust_kafka import Places, make_app
+from stream.faust_kafka import make_app
 from stream.fields import Fields
 from stream.health import Answer, Health
 from stream.log import Unavailable
 from stream.metrics import Metrics
+from stream.places import Places
 from stream.profiles import Profiles, Put
 from stream.service import end
 

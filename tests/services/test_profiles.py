@@ -19,9 +19,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.events import Action, encode_event
-from stream.faust_kafka import Places
 from stream.kafka import KafkaSink
 from stream.log import LogError, Record
+from stream.places import Places
 from tests.services.kept import Kept, expected, n_new, same, total
 from tests.services.processes import ROOT, local_kafka, local_redis
 from tests.services.profiling import SETTINGS, WITHIN_S, ProfilesWorld, until
