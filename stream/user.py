@@ -93,12 +93,11 @@ def open_impression(
 
 
 class _Head(Struct, array_like=True):
-    open: list[Open]  # where it was written before each had a key of its own
+    n_open: int
     waiting: dict[str, list[Waiting]]
     first: int
     end: int
     look_ms: int
-    n_open: int = 0
 
 
 _packer = msgspec.msgpack.Encoder()
@@ -196,9 +195,7 @@ class UserState:
     def encode(self) -> bytes:
         """The head: all but the behaviours and what is open."""
         history = self.history
-        return _packer.encode(
-            _Head([], self.waiting, history.first, history.end, self.look_ms, len(self.open))
-        )
+        return _packer.encode(_Head(len(self.open), self.waiting, history.first, history.end, self.look_ms))
 
     def encode_open(self) -> dict[int, bytes]:
         """All open impressions by offset; they may be kept from now on, so `changed_open` says which are to go."""
@@ -228,9 +225,9 @@ class UserState:
         kept = _unpacker.decode(head)
         if len(opened) != kept.n_open:
             raise ValueError(f"open impressions: expected {kept.n_open}, got {len(opened)}")
-        for one in [*kept.open, *(_open_unpacker.decode(opened[offset]) for offset in sorted(opened))]:
+        for offset in sorted(opened):
+            one = _open_unpacker.decode(opened[offset])
             self.open[one.id] = one
-        self._changed = {o.offset: o for o in kept.open}
         self._kept = set(opened)
         self.waiting = kept.waiting
         self.look_ms = kept.look_ms

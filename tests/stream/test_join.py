@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -316,26 +315,6 @@ def test_what_an_event_changes_does_not_grow_with_what_is_open(policy: Any) -> N
     [user] = joiner._users.values()
     assert len(user.open) > 9_999
     assert max(most_bytes.values()) < 1.2 * min(most_bytes.values()), most_bytes
-
-
-@steadily
-@given(logs(), st.sampled_from(["window", "eager"]), st.integers(0, 30))
-def test_a_state_from_before_impressions_had_keys_is_read(log: list[Event], policy: Any, place: int) -> None:
-    rules, log = replace(RULES, policy=policy), log + flush()[:5]
-    steady = Joiner(rules, FIELDS, 0)
-    for record in records(log[:place]):
-        steady.apply(record)
-    kept = steady.snapshot()
-    for name, user in steady._users.items():
-        head = msgspec.msgpack.decode(kept[b"u" + name.encode()])
-        kept[b"u" + name.encode()] = msgspec.msgpack.encode([list(user.open.values()), *head[1:5]])
-    kept = {key: raw for key, raw in kept.items() if key[:1] != b"o"}
-    restarted = Joiner.restore(rules, FIELDS, 0, kept)
-    assert restarted.snapshot() == steady.snapshot()
-    for record in records(log)[place:]:
-        assert restarted.apply(record) == steady.apply(record)
-        lay_over(kept, restarted.changes())
-        assert Joiner.restore(rules, FIELDS, 0, kept).snapshot() == steady.snapshot()
 
 
 def test_a_state_that_lacks_an_open_impression_is_refused() -> None:
